@@ -1,0 +1,92 @@
+//! Every label, annotation, port and fixed name that two components must agree on.
+
+/// Namespace and pod label: the mesh that the namespace (or pod) belongs to.
+pub const MESH: &str = "meshwright.io/mesh";
+/// Namespace label: the release whose injector serves it. Pod label: the release of its sidecar.
+pub const REVISION: &str = "meshwright.io/revision";
+/// Namespace annotation: the MeshConfig that labelled it (so that the label is only removed by whom set it).
+pub const LABELLED_BY: &str = "meshwright.io/labelled-by";
+/// Pod label or annotation: `"false"` keeps a pod of a watched namespace out of the mesh.
+pub const INJECT: &str = "meshwright.io/inject";
+/// Pod annotation written by the injector: `injected` or `skipped: <Reason>`.
+pub const INJECTION: &str = "meshwright.io/injection";
+/// Pod-template annotation written by an upgrade that must surge a workload instead of evicting its pods.
+pub const MOVED_TO: &str = "meshwright.io/moved-to";
+/// Label on an object applied from Git: `<namespace>.<name>` of its `PolicySource`.
+pub const SOURCE: &str = "meshwright.io/source";
+/// Annotation on an object applied from Git: the commit it came from.
+pub const COMMIT: &str = "meshwright.io/commit";
+/// Annotation on an object applied from Git: file (and line) it came from.
+pub const FILE: &str = "meshwright.io/file";
+/// Standard label on everything the operator creates.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY`].
+pub const MANAGER: &str = "meshwright";
+/// Standard label: `operator`, `controller` or `injector`.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
+/// Standard label.
+pub const NAME: &str = "app.kubernetes.io/name";
+/// Standard label: the release of a control-plane object.
+pub const VERSION: &str = "app.kubernetes.io/version";
+
+/// Default namespace of the control plane.
+pub const SYSTEM_NAMESPACE: &str = "meshwright-system";
+/// Secret that holds the root of trust (`tls.crt`, `tls.key`); only the controller may read it.
+pub const ROOT_SECRET: &str = "meshwright-root-ca";
+/// ConfigMap with the public root(s) (`ca.crt`), in the control plane's namespace and in each watched one.
+pub const TRUST_BUNDLE: &str = "meshwright-trust-bundle";
+/// Key of [`TRUST_BUNDLE`].
+pub const TRUST_BUNDLE_KEY: &str = "ca.crt";
+/// Name of the sidecar container.
+pub const PROXY_CONTAINER: &str = "meshwright-proxy";
+/// Name of the init container.
+pub const INIT_CONTAINER: &str = "meshwright-init";
+/// User and group id of the sidecar; its own traffic is not redirected.
+pub const PROXY_UID: i64 = 1337;
+
+/// Envoy's virtual outbound listener.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Envoy's virtual inbound listener.
+pub const INBOUND_PORT: u16 = 15003;
+/// Envoy's admin interface, loopback only.
+pub const ENVOY_ADMIN_PORT: u16 = 15000;
+/// Delta ADS, certificates and fleet state of the controller, one TLS port.
+pub const CONTROLLER_PORT: u16 = 15012;
+/// Readiness, drain and rewritten probes, served by `meshwright-proxy`.
+pub const PROXY_PORT: u16 = 15020;
+/// Prometheus metrics of Envoy.
+pub const PROMETHEUS_PORT: u16 = 15090;
+/// HTTPS port of the injector's webhooks.
+pub const WEBHOOK_PORT: u16 = 9443;
+/// Admin port (`/metrics`, `/livez`, `/readyz`, `/debug/state`) of every daemon.
+pub const ADMIN_PORT: u16 = 9090;
+
+/// A release version as part of an object's name: `0.2.0` becomes `0-2-0`.
+#[must_use]
+pub fn dashed(version: &str) -> String {
+    version.replace(['.', '+'], "-").to_lowercase()
+}
+
+/// Name of a revision's controller: Deployment, Service, ServiceAccount and PodDisruptionBudget.
+#[must_use]
+pub fn controller_name(version: &str) -> String {
+    format!("meshwright-controller-{}", dashed(version))
+}
+
+/// Name of a revision's injector: Deployment, Service, ServiceAccount and PodDisruptionBudget.
+#[must_use]
+pub fn injector_name(version: &str) -> String {
+    format!("meshwright-injector-{}", dashed(version))
+}
+
+/// Audience of the projected service-account tokens of a mesh: `<mesh>.meshwright.io`.
+#[must_use]
+pub fn audience(mesh: &str) -> String {
+    format!("{mesh}.meshwright.io")
+}
+
+/// SPIFFE id of a service account (SPIFFE-ID specification, section 2).
+#[must_use]
+pub fn spiffe_id(trust_domain: &str, namespace: &str, service_account: &str) -> String {
+    format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
+}

@@ -1,0 +1,400 @@
+//! `MeshConfig`: one mesh. The one object that a platform team edits.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::policy_source::PolicySourceSpec;
+
+/// One mesh; the object's name is the mesh's name.
+#[derive(CustomResource, Serialize, Deserialize, Debug, Clone, PartialEq, JsonSchema)]
+#[kube(
+    group = "meshwright.io",
+    version = "v1alpha1",
+    kind = "MeshConfig",
+    status = "MeshConfigStatus",
+    shortname = "mesh",
+    category = "meshwright",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Desired","type":"string","jsonPath":".status.version.desired"}"#,
+    printcolumn = r#"{"name":"Effective","type":"string","jsonPath":".status.version.effective"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Proxies","type":"integer","jsonPath":".status.proxies.total"}"#,
+    printcolumn = r#"{"name":"Rejected","type":"integer","jsonPath":".status.proxies.rejected"}"#,
+    printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshConfigSpec {
+    /// The release to run, one of the catalogue's. Editing it starts an upgrade.
+    pub version: String,
+    /// Namespace of the control plane.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    /// SPIFFE trust domain of the mesh. Cannot be changed while workloads run.
+    #[serde(default = "default_trust_domain")]
+    pub trust_domain: String,
+    /// Where certificates come from and how long they live.
+    #[serde(default)]
+    pub certificate_authority: CertificateAuthority,
+    /// Namespaces whose pods get a sidecar.
+    #[serde(default)]
+    pub watched_namespaces: WatchedNamespaces,
+    /// What the mesh does with traffic where no MeshPolicy says otherwise.
+    #[serde(default)]
+    pub traffic: Traffic,
+    /// How sidecars run.
+    #[serde(default)]
+    pub sidecar: Sidecar,
+    /// How the control plane runs.
+    #[serde(default)]
+    pub control_plane: ControlPlane,
+    /// Git repositories of policies; each becomes a `PolicySource` in the control plane's namespace.
+    #[serde(default)]
+    pub policy_sources: Vec<NamedPolicySource>,
+    /// How upgrades go.
+    #[serde(default)]
+    pub upgrade: Upgrade,
+}
+
+/// Certificates.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateAuthority {
+    /// Who makes the root.
+    #[serde(default)]
+    pub provider: CaProvider,
+    /// Life of a workload's certificate, as in `24h`.
+    #[serde(default = "default_workload_ttl", rename = "workloadTTL")]
+    pub workload_ttl: String,
+    /// Life of a root that Meshwright makes, as in `87600h`.
+    #[serde(default = "default_root_ttl", rename = "rootTTL")]
+    pub root_ttl: String,
+}
+
+/// Who makes the root of trust.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default, JsonSchema)]
+pub enum CaProvider {
+    /// The operator makes it once.
+    #[default]
+    BuiltIn,
+    /// You put it into the Secret `meshwright-root-ca` (`tls.crt`, `tls.key`) of the control plane's namespace.
+    Secret,
+}
+
+/// Namespaces of the mesh: those named, those selected, and those labelled `meshwright.io/mesh: <name>` by hand.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Default, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchedNamespaces {
+    /// By name.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// By label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+/// Traffic of the mesh.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Traffic {
+    /// Whether plaintext callers are accepted.
+    #[serde(default)]
+    pub mtls: Mtls,
+    /// Whether TrafficTargets are enforced.
+    #[serde(default)]
+    pub authorization: Authorization,
+    /// What happens to calls that leave the mesh.
+    #[serde(default)]
+    pub egress: Egress,
+    /// Traffic that does not pass through the sidecar at all.
+    #[serde(default)]
+    pub exclusions: Exclusions,
+}
+
+/// Whether plaintext callers are accepted.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default, JsonSchema)]
+pub enum Mtls {
+    /// Only mutually authenticated TLS.
+    #[default]
+    Strict,
+    /// Plaintext too; a plaintext caller has no identity.
+    Permissive,
+}
+
+/// Whether TrafficTargets are enforced.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default, JsonSchema)]
+pub enum Authorization {
+    /// Only what a TrafficTarget opens is allowed.
+    #[default]
+    Enforce,
+    /// Everything is allowed; what would be denied is counted.
+    Audit,
+    /// Everything inside the mesh is allowed.
+    AllowAll,
+}
+
+/// Calls that leave the mesh.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default, JsonSchema)]
+pub enum Egress {
+    /// Refused.
+    #[default]
+    Deny,
+    /// Passed through untouched.
+    Allow,
+}
+
+/// Traffic that the init container does not redirect.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Exclusions {
+    /// Destination ports of outgoing connections.
+    #[serde(default)]
+    pub outbound_ports: Vec<i32>,
+    /// Destination address ranges of outgoing connections (CIDR).
+    #[serde(default)]
+    pub outbound_cidrs: Vec<String>,
+    /// Ports of incoming connections.
+    #[serde(default)]
+    pub inbound_ports: Vec<i32>,
+}
+
+/// How sidecars run.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Default, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Sidecar {
+    /// Resources of the sidecar container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// Envoy's log level.
+    #[serde(default)]
+    pub log_level: LogLevel,
+    /// Worker threads of Envoy; 1 when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<i32>,
+    /// Access log of the sidecars, on standard output.
+    #[serde(default)]
+    pub access_log: AccessLog,
+}
+
+/// Log level of Envoy.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Everything.
+    Trace,
+    /// For developers of Envoy.
+    Debug,
+    /// Start-up and configuration.
+    Info,
+    /// What may need attention.
+    #[default]
+    Warning,
+    /// What went wrong.
+    Error,
+    /// What ended the process.
+    Critical,
+    /// Nothing.
+    Off,
+}
+
+/// Access log of the sidecars.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default, JsonSchema)]
+pub enum AccessLog {
+    /// None.
+    #[default]
+    Off,
+    /// One JSON object per request or connection.
+    Json,
+}
+
+/// How the control plane runs.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ControlPlane {
+    /// Replicas of controller and injector.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 1, max = 32))]
+    pub replicas: i32,
+    /// Resources of each controller and injector pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+/// An entry of `policySources`.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NamedPolicySource {
+    /// Name of the `PolicySource` that is made of it.
+    pub name: String,
+    /// As in a `PolicySource`.
+    #[serde(flatten)]
+    pub source: PolicySourceSpec,
+}
+
+/// How upgrades go.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Upgrade {
+    /// Order of the namespaces; those that no wave names come last, one after another by name.
+    #[serde(default)]
+    pub waves: Vec<Wave>,
+    /// How long a wave is watched before the next begins, as in `10m`.
+    #[serde(default = "default_soak")]
+    pub soak: String,
+    /// Whether a person must approve each upgrade on its `MeshUpgrade`.
+    #[serde(default)]
+    pub approval: Approval,
+}
+
+/// Namespaces that move together, one after another.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Wave {
+    /// Name, for the plan.
+    pub name: String,
+    /// Namespaces, in order.
+    pub namespaces: Vec<String>,
+}
+
+/// Whether a person must approve each upgrade.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default, JsonSchema)]
+pub enum Approval {
+    /// No.
+    #[default]
+    Automatic,
+    /// Yes, by `spec.approved` of the `MeshUpgrade`.
+    Manual,
+}
+
+/// What the operator sees.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Default, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshConfigStatus {
+    /// Generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, `Reconciling`, `Stalled` (kstatus), `ControlPlaneReady`, `PoliciesApplied`, `ProxiesInSync`.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+    /// Wanted and running release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionStatus>,
+    /// Revisions of the control plane.
+    #[serde(default)]
+    pub control_plane: Vec<RevisionStatus>,
+    /// The sidecars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxies: Option<ProxiesStatus>,
+    /// The policy sources of the control plane's namespace.
+    #[serde(default)]
+    pub policy_sources: Vec<PolicySourceSummary>,
+    /// Name of the current or last `MeshUpgrade`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<String>,
+    /// Namespaces of the mesh.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+}
+
+/// Wanted and running release.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionStatus {
+    /// As in the spec.
+    pub desired: String,
+    /// The release that all namespaces are on; the old one while an upgrade runs. Empty before the first.
+    #[serde(default)]
+    pub effective: String,
+}
+
+/// One revision of the control plane.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionStatus {
+    /// Release.
+    pub version: String,
+    /// Whether controller and injector have all replicas ready.
+    pub ready: bool,
+    /// Sidecars of this release.
+    #[serde(default)]
+    pub proxies: i32,
+}
+
+/// The sidecars of the mesh.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxiesStatus {
+    /// Pods with a sidecar.
+    pub total: i32,
+    /// Connected to a controller.
+    pub connected: i32,
+    /// Connected and rejecting something.
+    pub rejected: i32,
+    /// Number per release.
+    #[serde(default)]
+    pub by_version: BTreeMap<String, i32>,
+}
+
+/// A policy source in short.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicySourceSummary {
+    /// Name.
+    pub name: String,
+    /// Commit last fetched.
+    #[serde(default)]
+    pub attempted: String,
+    /// Commit in force.
+    #[serde(default)]
+    pub applied: String,
+    /// How it stands.
+    #[serde(default)]
+    pub message: String,
+}
+
+impl Default for CertificateAuthority {
+    fn default() -> Self {
+        Self { provider: CaProvider::default(), workload_ttl: default_workload_ttl(), root_ttl: default_root_ttl() }
+    }
+}
+
+impl Default for ControlPlane {
+    fn default() -> Self {
+        Self { replicas: default_replicas(), resources: None }
+    }
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self { waves: Vec::new(), soak: default_soak(), approval: Approval::default() }
+    }
+}
+
+fn default_namespace() -> String {
+    crate::labels::SYSTEM_NAMESPACE.to_owned()
+}
+
+fn default_trust_domain() -> String {
+    "cluster.local".to_owned()
+}
+
+fn default_workload_ttl() -> String {
+    "24h".to_owned()
+}
+
+fn default_root_ttl() -> String {
+    "87600h".to_owned()
+}
+
+fn default_replicas() -> i32 {
+    2
+}
+
+fn default_soak() -> String {
+    "0s".to_owned()
+}

@@ -1,0 +1,2 @@
+//! injector
+fn main() {}

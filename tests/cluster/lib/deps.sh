@@ -1,0 +1,17 @@
+# shellcheck shell=bash
+# Everything that can be fetched or built beforehand. Each step looks first whether its result is
+# there, so a second run takes well under a second.
+
+# prepare api|node|images|all
+prepare() { with_lock deps prepare_locked "$1"; }
+
+prepare_locked() {
+  local what=$1 tools=("${TOOLS_RUN[@]}")
+  need_debian
+  kubernetes_ready "${KUBERNETES_COMMANDS[@]}" || tools+=("${TOOLS_BUILD[@]}")
+  case $what in images | all) tools+=("${TOOLS_IMAGES[@]}") ;; esac
+  tools_ready "${tools[@]}" || phase "install Debian packages" "$DEPS_LOG" install_tools "${tools[@]}"
+  daemons_ready || phase "unpack etcd, containerd and network plugins" "$DEPS_LOG" unpack_daemons
+  # The fast tier need not wait for kubelet to compile.
+  if [ "$what" = api ]; then build_kubernetes "${KUBERNETES_API[@]}"; else build_kubernetes "${KUBERNETES_COMMANDS[@]}"; fi
+}
