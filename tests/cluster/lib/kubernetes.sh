@@ -51,7 +51,7 @@ kubernetes_go_env() {
   mkdir -p "$KUBERNETES_BUILD/go/src/k8s.io"
   ln -sfn "$KUBERNETES_BUILD/source" "$KUBERNETES_BUILD/go/src/k8s.io/kubernetes"
   export GOPATH=$KUBERNETES_BUILD/go GOCACHE=$KUBERNETES_BUILD/gocache
-  export GO111MODULE=off CGO_ENABLED=0 GOFLAGS=-p=$(nproc)
+  export GO111MODULE=off CGO_ENABLED=0 GOFLAGS
   export PATH=/usr/lib/go-1.19/bin:$PATH
   # There is no git tree to ask.
   export KUBE_GIT_VERSION=v$KUBERNETES_VERSION KUBE_GIT_COMMIT=debian KUBE_GIT_TREE_STATE=archive
@@ -68,9 +68,10 @@ generate_kubernetes_code() {
 }
 
 build_kubernetes_commands() {
-  local package=k8s.io/component-base/version command flags
+  local package=k8s.io/kubernetes/vendor/k8s.io/component-base/version command flags
   kubernetes_go_env
   mkdir -p "$KUBERNETES_BIN"
+  # The vendored path is the package's real name in GOPATH mode.
   flags="-s -w -X $package.gitVersion=v$KUBERNETES_VERSION -X $package.gitMajor=1 -X $package.gitMinor=20"
   flags+=" -X $package.gitCommit=debian -X $package.gitTreeState=archive"
   flags+=" -X $package.buildDate=1970-01-01T00:00:00Z"
