@@ -30,12 +30,22 @@ seconds_since() {
 # command fails, the log's last lines are shown, because that is what a person would look up next.
 # The command runs in a subshell that keeps `set -e`: never call phase from an if or with ||.
 phase() {
-  local title=$1 log=$2 started status
-  shift 2
+  local started
   started=$(now_ms)
+  printf '  %-58s ' "$1" >&2
+  run_logged "$@"
+  printf '%s\n' "$(seconds_since "$started")" >&2
+}
+
+# phase_quiet TITLE LOG CMD... : for what is too short to deserve a line when it works.
+phase_quiet() { run_logged "$@"; }
+
+run_logged() {
+  local title=$1 log=$2 status from
+  shift 2
   mkdir -p "$(dirname "$log")"
-  printf '  %-58s ' "$title" >&2
   printf '\n=== %s: %s\n' "$(date -u +%FT%TZ)" "$title" >>"$log"
+  from=$(wc -l <"$log")
   set +e
   (
     set -eE
@@ -44,14 +54,11 @@ phase() {
   ) >>"$log" 2>&1
   status=$?
   set -e
-  if [ "$status" -eq 0 ]; then
-    printf '%s\n' "$(seconds_since "$started")" >&2
-    return 0
-  fi
-  printf 'FAILED after %s\n' "$(seconds_since "$started")" >&2
-  printf '%s\n' "--- last lines of $log" >&2
-  tail -n 20 "$log" | sed 's/^/    /' >&2
-  printf '%s\n' '---' >&2
+  [ "$status" -ne 0 ] || return 0
+  say "FAILED: $title"
+  say "--- last lines of $log"
+  tail -n "+$((from + 1))" "$log" | tail -n 20 | sed 's/^/    /' >&2
+  say '---'
   say "What to do: read $log, mend the cause and run the same command again; finished work is kept."
   exit "$status"
 }

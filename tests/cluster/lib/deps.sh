@@ -8,10 +8,15 @@ prepare() { with_lock deps prepare_locked "$1"; }
 prepare_locked() {
   local what=$1 tools=("${TOOLS_RUN[@]}")
   need_debian
+  if [ "$what" != api ] && ! pause_ready; then tools+=(gcc libc6-dev); fi
   kubernetes_ready "${KUBERNETES_COMMANDS[@]}" || tools+=("${TOOLS_BUILD[@]}")
   case $what in images | all) tools+=("${TOOLS_IMAGES[@]}") ;; esac
   tools_ready "${tools[@]}" || phase "install Debian packages" "$DEPS_LOG" install_tools "${tools[@]}"
   daemons_ready || phase "unpack etcd, containerd and network plugins" "$DEPS_LOG" unpack_daemons
   # The fast tier need not wait for kubelet to compile.
   if [ "$what" = api ]; then build_kubernetes "${KUBERNETES_API[@]}"; else build_kubernetes "${KUBERNETES_COMMANDS[@]}"; fi
+  if [ "$what" != api ] && ! pause_ready; then phase "build the pause image" "$DEPS_LOG" build_pause_image; fi
+  case $what in images | all) prepare_base_image ;; esac
+  # shellcheck disable=SC2046
+  [ "$what" != all ] || with_lock envoy fetch_envoys $(envoy_versions)
 }

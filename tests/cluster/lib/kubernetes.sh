@@ -51,7 +51,7 @@ kubernetes_go_env() {
   mkdir -p "$KUBERNETES_BUILD/go/src/k8s.io"
   ln -sfn "$KUBERNETES_BUILD/source" "$KUBERNETES_BUILD/go/src/k8s.io/kubernetes"
   export GOPATH=$KUBERNETES_BUILD/go GOCACHE=$KUBERNETES_BUILD/gocache
-  export GO111MODULE=off CGO_ENABLED=0 GOFLAGS
+  export GO111MODULE=off CGO_ENABLED=0
   export PATH=/usr/lib/go-1.19/bin:$PATH
   # There is no git tree to ask.
   export KUBE_GIT_VERSION=v$KUBERNETES_VERSION KUBE_GIT_COMMIT=debian KUBE_GIT_TREE_STATE=archive

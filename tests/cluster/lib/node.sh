@@ -5,7 +5,6 @@
 
 NODE_PARTS="kube-scheduler containerd kubelet kube-proxy dns"
 CONTAINERD_SOCKET_NAME=containerd.sock
-PAUSE_IMAGE=meshwright/pause:1
 export NODE_PARTS
 
 containerd_socket() { echo "$RUN/$CONTAINERD_SOCKET_NAME"; }
@@ -44,7 +43,7 @@ remove_node_mounts() {
 
 write_node_config() {
   local snapshotter=overlayfs
-  overlay_works || snapshotter=native
+  overlay_works "$RUN" || snapshotter=native
   write_file "$RUN/containerd.toml" <<END
 version = 2
 root = "$RUN/containerd"
@@ -120,7 +119,7 @@ END
 }
 
 overlay_works() {
-  local directory=$RUN/overlay-probe status=0
+  local directory=$1/overlay-probe status=0
   mkdir -p "$directory"/{lower,upper,work,merged}
   mount -t overlay overlay -o "lowerdir=$directory/lower,upperdir=$directory/upper,workdir=$directory/work" "$directory/merged" || status=1
   umount "$directory/merged" 2>/dev/null

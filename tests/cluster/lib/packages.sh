@@ -32,6 +32,7 @@ apt_update() {
 }
 
 have_lists() {
+  # shellcheck disable=SC2016
   [ -n "$(apt-get indextargets --format '$(FILENAME)' 'Created-By: Packages' 'Codename: bookworm' 2>/dev/null)" ]
 }
 
@@ -82,17 +83,25 @@ source_apt() {
     -o Dir::State::lists="$state/lists" -o Dir::Cache="$state/cache" "$@"
 }
 
+# The archive that this machine takes its Debian packages from. Its Suite is the release itself:
+# security and updates are archives of their own.
+debian_mirror() {
+  local uri
+  have_lists || apt_update >&2
+  # shellcheck disable=SC2016
+  uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' |
+    awk '$2 == "bookworm" && $3 == "main" && $4 == "Debian" && !found {found = $1} END {print found}')
+  if [ -z "$uri" ]; then
+    echo "no Debian bookworm main archive among apt's sources" >&2
+    return 1
+  fi
+  echo "$uri"
+}
+
 prepare_source_apt() {
   local state=$CACHE/apt uri
   mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
-  have_lists || apt_update
-  # The one whose Suite is the release itself: security and updates do not hold the source we want.
-  uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' |
-    awk '$2 == "bookworm" && $3 == "main" && $4 == "Debian" {print $1; exit}')
-  if [ -z "$uri" ]; then
-    echo "no Debian bookworm main archive among apt's sources"
-    return 1
-  fi
+  uri=$(debian_mirror)
   printf 'deb-src %s bookworm main\n' "$uri" | write_file "$state/sources.list"
   apt_update -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts=- \
     -o Dir::State::lists="$state/lists" -o Dir::Cache="$state/cache"
