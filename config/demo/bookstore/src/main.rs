@@ -1,2 +1,57 @@
-//! x
-fn main() {}
+//! The demo's application: a store, its warehouse, callers and a load generator, in one small binary.
+//!
+//! ```text
+//!  bookbuyer, bookthief, load ──GET /books──▶ bookstore (v1, v2) ──POST /restock──▶ warehouse
+//! ```
+//!
+//! It knows nothing of the mesh. It shuts down as a well-behaved Kubernetes application does: after SIGTERM it
+//! finishes what it has begun.
+
+mod call;
+mod load;
+mod server;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Serves books.
+    Store(server::Store),
+    /// Restocks stores.
+    Warehouse(server::Warehouse),
+    /// Does nothing until it is told to end; a place to run `bookstore call` in.
+    Idle,
+    /// Calls a URL a number of times and prints who answered what, as JSON.
+    Call(call::Call),
+    /// Calls a URL over and over until SIGTERM, on short and on kept-alive connections, and prints counters.
+    Load(load::Load),
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    match Arguments::parse().role {
+        Role::Store(store) => server::store(store).await,
+        Role::Warehouse(warehouse) => server::warehouse(warehouse).await,
+        Role::Idle => terminated().await,
+        Role::Call(call) => call::run(call).await,
+        Role::Load(load) => load::run(load).await,
+    }
+}
+
+/// Completes at SIGTERM or SIGINT.
+async fn terminated() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+# Every verb of the repository. `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: ## Set everything up and watch Meshwright do its job on a real Kubernetes
+	@tests/run demo
+
+.PHONY: demo-down
+demo-down: ## Take the demo's cluster down
+	@tests/cluster/cluster down --name demo
+
+.PHONY: test
+test: ## Set everything up and run every test: pure, session, API, Envoy, node
+	@tests/run all
+
+.PHONY: test-fast
+test-fast: ## The inner loop: unit tests only, no cluster, no Envoy
+	@tests/run fast
+
+.PHONY: test-api
+test-api: ## Everything but the node tier: the tests that need an API server or an Envoy
+	@tests/run api
+
+.PHONY: test-node
+test-node: ## The node tier alone: the promises of the README on a real node
+	@tests/run node
+
+.PHONY: bench
+bench: ## Simulated fleets against the real controller (numbers only, release build)
+	@tests/run bench
+
+.PHONY: fmt
+fmt: ## Format the code
+	@cargo fmt --all
+
+.PHONY: lint
+lint: ## Formatting and clippy, warnings denied
+	@cargo fmt --all -- --check
+	@cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: generate
+generate: ## Write the generated files (crds/yaml)
+	@cargo run -q -p crds --example generate
+
+.PHONY: check-generated
+check-generated: generate ## Fail when a generated file is not up to date
+	@git diff --exit-code --stat -- crds/yaml config/crd \
+	  || { echo 'generated files differ from what is committed: run "make generate" and commit'; exit 1; }
+
+.PHONY: images
+images: ## Build the images and load them into the cluster that `tests/cluster/cluster` runs (NAME=dev)
+	@tests/run images $(or $(NAME),dev)
+
+.PHONY: ci
+ci: ## What CI runs
+	@.ci/run

@@ -1,0 +1,17 @@
+//! The node tier: one module per promise that the README makes, on a real node.
+//!
+//! `make test-node` starts the cluster and names it in `MESHWRIGHT_NODE_CLUSTER`. The tests share it and run one
+//! after another (`--test-threads=1`), in the order of their names.
+
+mod t1_demo;
+
+use e2e::cluster::Cluster;
+
+/// The cluster that `make test-node` started.
+fn cluster() -> Cluster {
+    let name = std::env::var("MESHWRIGHT_NODE_CLUSTER").expect(
+        "MESHWRIGHT_NODE_CLUSTER names no cluster: run `make test-node`, or `tests/cluster/cluster up --tier node \
+         --name test && make images NAME=test && MESHWRIGHT_NODE_CLUSTER=test cargo test -p e2e -- --test-threads=1`",
+    );
+    Cluster::named(&name).expect("the cluster runs")
+}
