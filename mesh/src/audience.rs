@@ -1,0 +1,97 @@
+//! An audience: everything that may make the configuration of two sidecars differ.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crds::mesh_config::{Authorization, Mtls};
+use serde::{Serialize, Serializer};
+
+use crate::ingest::Protocol;
+
+/// Sidecars of one audience hold the same configuration.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[serde(rename_all = "camelCase")]
+pub struct Audience {
+    /// Namespace of the pods.
+    pub namespace: String,
+    /// Their service account.
+    pub service_account: String,
+    /// Ports of the pods that a service leads to, with their protocol.
+    pub ports: BTreeMap<u16, Protocol>,
+    /// Whether they accept plaintext callers.
+    pub mtls: Mode<Mtls>,
+    /// Whether TrafficTargets are enforced at them.
+    pub authorization: Mode<Authorization>,
+}
+
+/// A setting of a MeshConfig, made comparable (the kinds are only `Eq`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode<T>(pub T);
+
+impl<T: Serialize> Serialize for Mode<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+macro_rules! ordered {
+    ($type:ty) => {
+        impl PartialOrd for Mode<$type> {
+            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+        impl Ord for Mode<$type> {
+            fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+                (self.0 as u8).cmp(&(other.0 as u8))
+            }
+        }
+        impl std::hash::Hash for Mode<$type> {
+            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+                (self.0 as u8).hash(state);
+            }
+        }
+    };
+}
+ordered!(Mtls);
+ordered!(Authorization);
+
+/// Why a pod gets no configuration.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum NotOurs {
+    /// Not in the cache.
+    UnknownPod,
+    /// Its namespace is not labelled `meshwright.io/mesh: <this mesh>`.
+    NamespaceNotInMesh,
+    /// The injector has not put a sidecar of this mesh into it.
+    NoSidecar,
+    /// It has run to its end.
+    Finished,
+}
+
+impl fmt::Display for NotOurs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownPod => "no such pod is known",
+            Self::NamespaceNotInMesh => "its namespace is not part of this mesh",
+            Self::NoSidecar => "it has no sidecar of this mesh",
+            Self::Finished => "it has run to its end",
+        })
+    }
+}
+
+/// What the index knows of a pod.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PodFacts {
+    /// Uid of the pod object.
+    pub uid: String,
+    /// Service account that it runs as.
+    pub service_account: String,
+    /// Release of its sidecar; empty without one.
+    pub revision: String,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+    /// Why it gets no configuration, if so.
+    pub not_ours: Option<NotOurs>,
+}

@@ -1,0 +1,253 @@
+//! The parts of objects that the index keeps. A few hundred bytes for a pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use crds::mesh_config::{Authorization, Mtls};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde::Serialize;
+
+/// What is kept of an object.
+#[derive(Serialize, Debug, Clone, PartialEq)]
+pub enum Part {
+    /// Of a Namespace.
+    Namespace(NamespacePart),
+    /// Of a Pod.
+    Pod(PodPart),
+    /// Of a Service.
+    Service(ServicePart),
+    /// Of an EndpointSlice.
+    EndpointSlice(SlicePart),
+    /// Of a policy object.
+    Policy(PolicyPart),
+    /// Of a PolicySource.
+    PolicySource(SourcePart),
+}
+
+/// What is kept of a policy object, which may come from Git.
+#[derive(Serialize, Debug, Clone, PartialEq)]
+pub enum PolicyPart {
+    /// Of a TrafficTarget.
+    TrafficTarget(TargetPart),
+    /// Of an HTTPRouteGroup or a TCPRoute.
+    Routes(RoutesPart),
+    /// Of a TrafficSplit.
+    TrafficSplit(SplitPart),
+    /// Of a MeshPolicy.
+    MeshPolicy(ModePart),
+}
+
+/// What is kept of a Namespace.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub struct NamespacePart {
+    /// Whether it is labelled as part of this mesh.
+    pub ours: bool,
+}
+
+/// What is kept of a Pod.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub struct PodPart {
+    /// Uid of the object.
+    pub uid: String,
+    /// Service account that it runs as.
+    pub service_account: String,
+    /// Whether the injector has put a sidecar of this mesh into it.
+    pub meshed: bool,
+    /// Release of the sidecar.
+    pub revision: String,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+    /// Whether it has run to its end.
+    pub finished: bool,
+    /// Labels, for selectors.
+    pub labels: BTreeMap<String, String>,
+    /// Named TCP ports of its containers.
+    pub ports: BTreeMap<String, u16>,
+}
+
+/// What is kept of a Service.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub struct ServicePart {
+    /// Labels of its pods; empty for a service without a selector.
+    pub selector: BTreeMap<String, String>,
+    /// Cluster addresses; none for a headless service.
+    pub addresses: BTreeSet<IpAddr>,
+    /// TCP ports by number.
+    pub ports: BTreeMap<u16, ServicePortPart>,
+}
+
+/// One port of a Service.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub struct ServicePortPart {
+    /// Name, by which slices refer to it; may be empty.
+    pub name: String,
+    /// Port of the pods.
+    pub target: TargetPort,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Whether the object says so, rather than the default.
+    pub declared: bool,
+}
+
+/// A port of pods, by number or by name.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub enum TargetPort {
+    /// The number.
+    Number(u16),
+    /// The name of a container port; the number may differ from pod to pod.
+    Name(String),
+}
+
+/// What is spoken on a port.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1 at the application.
+    Http,
+    /// HTTP/2 without TLS at the application, gRPC included.
+    Http2,
+    /// Bytes.
+    Tcp,
+}
+
+impl Protocol {
+    /// Whether requests can be told apart.
+    #[must_use]
+    pub fn is_http(self) -> bool {
+        match self {
+            Self::Http | Self::Http2 => true,
+            Self::Tcp => false,
+        }
+    }
+}
+
+/// What is kept of an EndpointSlice.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub struct SlicePart {
+    /// The service that it belongs to.
+    pub service: String,
+    /// Port name of the service to port of the pods.
+    pub ports: BTreeMap<String, u16>,
+    /// Endpoints that take new calls.
+    pub endpoints: BTreeSet<EndpointPart>,
+}
+
+/// One endpoint that takes new calls.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EndpointPart {
+    /// Address of the pod.
+    pub address: IpAddr,
+    /// Name of the pod.
+    pub pod: String,
+}
+
+/// A service account, which is what TrafficTargets and certificates speak of.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceAccount {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl ServiceAccount {
+    /// Names a service account.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// The identity in its certificates.
+    #[must_use]
+    pub fn spiffe_id(&self, trust_domain: &str) -> String {
+        crds::labels::spiffe_id(trust_domain, &self.namespace, &self.name)
+    }
+}
+
+impl fmt::Display for ServiceAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What is kept of a TrafficTarget.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub struct TargetPart {
+    /// The service account that is called.
+    pub destination: ServiceAccount,
+    /// Who may call.
+    pub sources: BTreeSet<ServiceAccount>,
+    /// What is opened.
+    pub rules: Vec<RuleRef>,
+}
+
+/// A rule of a TrafficTarget: a reference to routes in its namespace.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub enum RuleRef {
+    /// Matches of an HTTPRouteGroup.
+    Http {
+        /// Name of the group.
+        name: String,
+        /// Names of matches; `None` means all.
+        matches: Option<BTreeSet<String>>,
+    },
+    /// A TCPRoute.
+    Tcp {
+        /// Name of the route.
+        name: String,
+    },
+}
+
+/// What is kept of an HTTPRouteGroup or a TCPRoute.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub enum RoutesPart {
+    /// Matches with their names.
+    Http(Vec<(String, HttpMatch)>),
+    /// Ports of the pods; every TCP port when empty.
+    Tcp(BTreeSet<u16>),
+}
+
+/// One way an HTTP request can look like. All parts must fit; expressions match the whole text (RE2).
+#[derive(Serialize, Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpMatch {
+    /// Path without the query; any when `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Methods; any when empty.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub methods: BTreeSet<String>,
+    /// Header names (lower case, `:authority` for the host) and expressions.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub headers: BTreeSet<(String, String)>,
+}
+
+/// What is kept of a TrafficSplit.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub struct SplitPart {
+    /// The service that clients call.
+    pub root: String,
+    /// Service to weight; a service named twice has the sum.
+    pub backends: BTreeMap<String, u32>,
+    /// HTTPRouteGroups that a request must fit one of; `None` means every request.
+    pub matches: Option<BTreeSet<String>>,
+}
+
+/// What is kept of a MeshPolicy.
+#[derive(Serialize, Debug, Clone, PartialEq)]
+pub struct ModePart {
+    /// Pods that it is for; all of the namespace when `None`.
+    pub selector: Option<LabelSelector>,
+    /// Whether plaintext callers are accepted.
+    pub mtls: Option<Mtls>,
+    /// Whether TrafficTargets are enforced.
+    pub authorization: Option<Authorization>,
+}
+
+/// What is kept of a PolicySource.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub struct SourcePart {
+    /// Content hash of every object of the sealed commit.
+    pub inventory: BTreeMap<crate::object::ObjectRef, String>,
+}

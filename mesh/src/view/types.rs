@@ -1,0 +1,165 @@
+//! The view as a value: printable, comparable, ordered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crds::mesh_config::{AccessLog, Mtls};
+use serde::{Serialize, Serializer};
+
+use crate::ingest::{HttpMatch, Protocol, ServiceAccount};
+
+/// What the sidecars of one audience do.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct View {
+    /// SPIFFE trust domain.
+    pub trust_domain: String,
+    /// Access log of the sidecars.
+    pub access_log: AccessLog,
+    /// Calls that the application makes.
+    pub outbound: Outbound,
+    /// Calls that the application gets.
+    pub inbound: Inbound,
+}
+
+/// Calls that the application makes.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Outbound {
+    /// Calls to anything else than `services`.
+    pub otherwise: Otherwise,
+    /// Services that it may call, and those that they are split among.
+    pub services: BTreeMap<ServicePort, Upstream>,
+}
+
+/// Calls to anything else than the services that may be called.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Otherwise {
+    /// Go where they were sent to, untouched (egress `Allow`).
+    Passthrough,
+    /// Go where they were sent to with our identity, and only to a member of the mesh, whose sidecar then decides
+    /// (egress `Deny`).
+    MeshOnly,
+}
+
+/// A port of a service. Its text is the name of the xDS resources.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePort {
+    /// Namespace of the service.
+    pub namespace: String,
+    /// Its name.
+    pub service: String,
+    /// Port of the service.
+    pub port: u16,
+}
+
+impl fmt::Display for ServicePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "out|{}|{}|{}", self.namespace, self.service, self.port)
+    }
+}
+
+impl Serialize for ServicePort {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How calls to a service port are made.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Upstream {
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Addresses that the application dials; none when it is only a receiver of a split.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Who may answer. Never empty.
+    pub peers: BTreeSet<ServiceAccount>,
+    /// Where calls go.
+    pub endpoints: BTreeSet<SocketAddr>,
+    /// Where requests go, first match first; the last one has no `matches`. Empty when `addresses` is.
+    pub routes: Vec<Route>,
+}
+
+/// Where some requests go.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// A request must fit one of them; any when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub matches: Vec<HttpMatch>,
+    /// Receivers and their weights (more than 0). Never empty.
+    pub to: BTreeMap<ServicePort, u32>,
+}
+
+/// Calls that the application gets.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Inbound {
+    /// Whether plaintext callers are accepted.
+    pub mtls: Mtls,
+    /// By port of the pod. Anything else is refused.
+    pub ports: BTreeMap<u16, InboundPort>,
+}
+
+/// One port of the pods.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct InboundPort {
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Who may do what.
+    pub access: Access,
+}
+
+/// Who may do what at a port.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody everything (`AllowAll`).
+    Everyone,
+    /// What these grant together, and nothing else (`Enforce`).
+    Only(BTreeMap<PolicyName, Grant>),
+    /// Everything; what these would not have granted is counted (`Audit`).
+    Audited(BTreeMap<PolicyName, Grant>),
+}
+
+/// A TrafficTarget. Its text is the name of the policy in Envoy's statistics and logs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Serialize for PolicyName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What one TrafficTarget grants at one port.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Grant {
+    /// Who may call. Never empty.
+    pub sources: BTreeSet<ServiceAccount>,
+    /// What they may do.
+    pub requests: Requests,
+}
+
+/// What may be done at a port.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub enum Requests {
+    /// Every connection and request.
+    Any,
+    /// Requests that fit one of these. Never empty.
+    Matching(BTreeSet<HttpMatch>),
+}
