@@ -67,14 +67,22 @@ generate_kubernetes_code() {
   touch "$KUBERNETES_BUILD/generated"
 }
 
+# The API server tells its version from client-go's variables, the others from component-base's; the
+# vendored path is the packages' real name in GOPATH mode.
+kubernetes_link_flags() {
+  local package flags="-s -w"
+  for package in k8s.io/kubernetes/vendor/k8s.io/{client-go/pkg,component-base}/version; do
+    flags+=" -X $package.gitVersion=v$KUBERNETES_VERSION -X $package.gitMajor=1 -X $package.gitMinor=20"
+    flags+=" -X $package.gitCommit=debian -X $package.gitTreeState=archive"
+  done
+  echo "$flags"
+}
+
 build_kubernetes_commands() {
-  local package=k8s.io/kubernetes/vendor/k8s.io/component-base/version command flags
+  local command flags
   kubernetes_go_env
   mkdir -p "$KUBERNETES_BIN"
-  # The vendored path is the package's real name in GOPATH mode.
-  flags="-s -w -X $package.gitVersion=v$KUBERNETES_VERSION -X $package.gitMajor=1 -X $package.gitMinor=20"
-  flags+=" -X $package.gitCommit=debian -X $package.gitTreeState=archive"
-  flags+=" -X $package.buildDate=1970-01-01T00:00:00Z"
+  flags=$(kubernetes_link_flags)
   for command in "$@"; do
     [ -x "$KUBERNETES_BIN/$command" ] && continue
     nice -n 5 go build -trimpath -ldflags "$flags" -o "$KUBERNETES_BIN/.$command.tmp" "k8s.io/kubernetes/cmd/$command"
