@@ -1,0 +1,179 @@
+//! The acceptor: handshakes in tasks of their own, HTTP/1.1 and HTTP/2, graceful end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+
+use crate::shutdown::Shutdown;
+
+/// A peer that has not finished its handshake by then is dropped.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// A peer that has not sent a whole HTTP/1.1 header by then is dropped.
+const HEADER_LIMIT: Duration = Duration::from_secs(15);
+/// HTTP/2 pings find peers that vanished without a word.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Pause when the process is out of file descriptors; accepting at full speed would only burn the CPU.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// In the extensions of every request: the peer's verified certificate chain, leaf first; empty without one.
+#[derive(Debug, Clone, Default)]
+pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
+
+/// In the extensions of every request: where the connection comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerAddress(pub SocketAddr);
+
+/// Counts of a TLS port.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Connections that are open after their handshake.
+    pub connections: Gauge,
+    /// Handshakes that failed or took too long.
+    pub failed_handshakes: Counter,
+}
+
+impl Metrics {
+    /// Registers the counts as `<prefix>_connections` and `<prefix>_failed_handshakes`.
+    #[must_use]
+    pub fn register(registry: &mut Registry, prefix: &str) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            format!("{prefix}_connections"),
+            "Open TLS connections",
+            metrics.connections.clone(),
+        );
+        registry.register(
+            format!("{prefix}_failed_handshakes"),
+            "TLS handshakes that failed or took too long",
+            metrics.failed_handshakes.clone(),
+        );
+        metrics
+    }
+}
+
+/// Serves the routes until `shutdown` says stop; then takes no new connection and lets open ones finish what they
+/// are at until it is overdue. Streams that never end by themselves must be ended by their handlers.
+///
+/// # Errors
+/// None today; accept errors are logged and retried.
+pub async fn serve(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    router: Router,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) -> std::io::Result<()> {
+    let acceptor = TlsAcceptor::from(config);
+    let graceful = GracefulShutdown::new();
+    let port = Port { http: http(), router, metrics };
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.stopping.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let task = port.clone().connection(acceptor.clone(), stream, address, graceful.watcher());
+                tokio::spawn(task);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    tokio::select! {
+        () = graceful.shutdown() => {}
+        () = shutdown.overdue.cancelled() => tracing::warn!("connections were cut: the time to drain is over"),
+    }
+    Ok(())
+}
+
+fn http() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .max_concurrent_streams(64);
+    builder
+}
+
+#[derive(Clone)]
+struct Port {
+    http: Builder<TokioExecutor>,
+    router: Router,
+    metrics: Metrics,
+}
+
+impl Port {
+    async fn connection(
+        self,
+        acceptor: TlsAcceptor,
+        stream: TcpStream,
+        address: SocketAddr,
+        watcher: Watcher,
+    ) {
+        // Small writes are the rule here; waiting to fill packets would only delay them.
+        let _ = stream.set_nodelay(true);
+        let stream = match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return self.failed(address, &error.to_string()),
+            Err(_) => return self.failed(address, "took too long"),
+        };
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let chain: Arc<[_]> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        let peer = PeerCertificates(chain);
+        let router = self.router;
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(PeerAddress(address));
+            router.clone().oneshot(request)
+        });
+        let open = Open::new(&self.metrics.connections);
+        let connection = self.http.serve_connection(TokioIo::new(stream), service).into_owned();
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(%address, error, "connection ended");
+        }
+        drop(open);
+    }
+
+    fn failed(&self, address: SocketAddr, error: &str) {
+        self.metrics.failed_handshakes.inc();
+        tracing::debug!(%address, error, "handshake failed");
+    }
+}
+
+/// Counts a connection for as long as it lives, also when its task is dropped.
+struct Open(Gauge);
+
+impl Open {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
