@@ -1,2 +1,128 @@
-//! x
-fn main() {}
+//! `meshwright-proxy`: the command line of the sidecar. See the library for the parts.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use ipnet::IpNet;
+use proxy::certificate::Files;
+use proxy::init::rules::Exclusions;
+use proxy::run::Paths;
+use proxy::{environment, init, run, verbs};
+
+/// The sidecar of Meshwright.
+#[derive(Parser)]
+#[command(name = "meshwright-proxy", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Redirect the pod's traffic to Envoy (init container; needs NET_ADMIN)
+    Init(InitArguments),
+    /// Run the sidecar: certificate, Envoy, probes, drain
+    Run(RunArguments),
+    /// Wait until the sidecar is ready (postStart)
+    Wait {
+        /// Seconds to wait at most
+        #[arg(long, default_value_t = 60)]
+        deadline_seconds: u64,
+    },
+    /// Wait until the pod's traffic has ended (preStop)
+    Drain {
+        /// Grace period of the pod in seconds
+        #[arg(long, env = "MESHWRIGHT_GRACE_SECONDS", default_value_t = 30)]
+        grace_seconds: u64,
+    },
+}
+
+#[derive(clap::Args)]
+struct InitArguments {
+    /// Destination ports that the application calls directly
+    #[arg(long, value_delimiter = ',', num_args = 0.., value_name = "PORT,…")]
+    exclude_outbound_ports: Vec<u16>,
+    /// Destination networks that the application calls directly
+    #[arg(long, value_delimiter = ',', num_args = 0.., value_name = "CIDR,…")]
+    exclude_outbound_cidrs: Vec<IpNet>,
+    /// Ports of the application that are reached directly
+    #[arg(long, value_delimiter = ',', num_args = 0.., value_name = "PORT,…")]
+    exclude_inbound_ports: Vec<u16>,
+}
+
+#[derive(clap::Args)]
+struct RunArguments {
+    #[arg(long, hide = true, default_value = "/run/meshwright")]
+    run_dir: PathBuf,
+    #[arg(long, hide = true, default_value = "/var/run/secrets/meshwright/token")]
+    token_file: PathBuf,
+    #[arg(long, hide = true, default_value = "/etc/meshwright/trust/ca.crt")]
+    trust_file: PathBuf,
+    #[arg(long, hide = true, default_value = "/usr/local/bin/envoy")]
+    envoy: PathBuf,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+    match execute(Arguments::parse().verb) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("meshwright-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(verb: Verb) -> anyhow::Result<u8> {
+    match verb {
+        Verb::Init(arguments) => redirect(arguments),
+        Verb::Run(arguments) => run_sidecar(arguments),
+        Verb::Wait { deadline_seconds } => {
+            runtime()?.block_on(verbs::wait(Duration::from_secs(deadline_seconds)))?;
+            Ok(0)
+        }
+        Verb::Drain { grace_seconds } => {
+            println!("{}", runtime()?.block_on(verbs::drain(Duration::from_secs(grace_seconds)))?);
+            Ok(0)
+        }
+    }
+}
+
+fn redirect(arguments: InitArguments) -> anyhow::Result<u8> {
+    let exclusions = Exclusions {
+        outbound_ports: BTreeSet::from_iter(arguments.exclude_outbound_ports),
+        outbound_networks: BTreeSet::from_iter(arguments.exclude_outbound_cidrs),
+        inbound_ports: BTreeSet::from_iter(arguments.exclude_inbound_ports),
+    };
+    let families = init::redirect(&exclusions).context("cannot redirect the pod's traffic to Envoy")?;
+    tracing::info!(?families, "the pod's traffic goes through Envoy");
+    Ok(0)
+}
+
+fn run_sidecar(arguments: RunArguments) -> anyhow::Result<u8> {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
+    let environment = environment::parse(|name| std::env::var(name).ok())?;
+    let paths = Paths {
+        run: arguments.run_dir,
+        files: Files { token: arguments.token_file, trust: arguments.trust_file },
+        envoy: arguments.envoy,
+    };
+    let code = runtime()?.block_on(run::run(environment, paths))?;
+    Ok(u8::try_from(code).unwrap_or(1))
+}
+
+/// One thread is enough: this program waits nearly always, and every sidecar of the mesh pays for it.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}

@@ -1,0 +1,143 @@
+//! Envoy as this program sees it: how it is started and what its admin interface answers.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::Full;
+
+use crate::bootstrap;
+use crate::constants::ENVOY_ADMIN_PORT;
+use crate::drain::Reading;
+use crate::environment::{Environment, EnvoySettings};
+use crate::http_client::{self, Address, Limits, Transport, chain};
+use crate::readiness::EnvoyFact;
+use crate::sds;
+use crate::stats::{self, Stats};
+
+const LIMITS: Limits = Limits { time: Duration::from_secs(2), body: 4 * 1024 * 1024 };
+/// Listeners that are replaced, and TCP connections whose authorization was revoked, live on for this long.
+const DRAIN_SECONDS: u32 = 10;
+
+/// Envoy could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its bootstrap could not be written.
+    #[error("cannot write {}", path.display())]
+    Bootstrap {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The program could not be executed.
+    #[error("cannot start {}", program.display())]
+    Execute {
+        /// The program.
+        program: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Writes the bootstrap and starts Envoy.
+///
+/// # Errors
+/// When the bootstrap can't be written or the program not be executed.
+pub fn start(program: &Path, environment: &Environment, run: &Path) -> Result<Child, StartError> {
+    let path = run.join("envoy.json");
+    sds::replace(&path, &bootstrap::render(environment, run))
+        .map_err(|source| StartError::Bootstrap { path: path.clone(), source })?;
+    Command::new(program)
+        .args(arguments(environment.envoy, &path))
+        .env_clear()
+        .spawn()
+        .map_err(|source| StartError::Execute { program: program.to_owned(), source })
+}
+
+/// Envoy's command line.
+#[must_use]
+pub fn arguments(settings: EnvoySettings, bootstrap: &Path) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["--config-path".into(), bootstrap.into()];
+    arguments.extend(
+        [
+            "--concurrency",
+            &settings.concurrency.to_string(),
+            "--log-level",
+            settings.log_level.as_str(),
+            "--drain-time-s",
+            &DRAIN_SECONDS.to_string(),
+            "--drain-strategy",
+            "gradual",
+            // One Envoy per container for now; taking over from a running one needs this gone.
+            "--disable-hot-restart",
+        ]
+        .map(OsString::from),
+    );
+    arguments
+}
+
+/// Envoy's admin interface.
+#[derive(Debug, Clone)]
+pub struct Admin(Address);
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self(Address::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, ENVOY_ADMIN_PORT))))
+    }
+}
+
+impl Admin {
+    /// Everything that readiness wants to know.
+    pub async fn fact(&self) -> EnvoyFact {
+        let state = match self.ask(Method::GET, "/ready").await {
+            Ok(body) => body.trim().to_owned(),
+            Err(failure) => return EnvoyFact::Unreachable(failure),
+        };
+        match self.stats().await {
+            Ok(stats) => EnvoyFact::Answers { state, stats },
+            Err(failure) => EnvoyFact::Unreachable(failure),
+        }
+    }
+
+    /// A reading for the drain: nothing when Envoy doesn't answer.
+    pub async fn reading(&self) -> Reading {
+        self.stats().await.ok()
+    }
+
+    /// Asks Envoy to tell clients, gradually, to open no further requests on their connections into the pod. It
+    /// goes on accepting connections, for not every client has heard yet that this pod ends.
+    ///
+    /// # Errors
+    /// When Envoy doesn't answer.
+    pub async fn drain_inbound(&self) -> Result<(), String> {
+        self.ask(Method::POST, "/drain_listeners?graceful&skip_exit&inboundonly").await.map(drop)
+    }
+
+    /// # Errors
+    /// When Envoy doesn't answer; the text says why.
+    async fn stats(&self) -> Result<Stats, String> {
+        let body = self.ask(Method::GET, &format!("/stats?filter={}", stats::FILTER)).await?;
+        Ok(Stats::parse(&body))
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> Result<String, String> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "127.0.0.1")
+            .header("connection", "close")
+            .body(Full::<Bytes>::default())
+            .map_err(|error| chain(&error))?;
+        http_client::send(&self.0, &Transport::Plain, request, LIMITS)
+            .await
+            .map(|answer| String::from_utf8_lossy(answer.body()).into_owned())
+            .map_err(|error| chain(&error))
+    }
+}

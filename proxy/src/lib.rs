@@ -1,0 +1,34 @@
+//! Pid 1 of the sidecar. It stands alone: no other crate of ours is a dependency.
+//!
+//! ```text
+//!  init container             sidecar container (uid 1337)
+//!  ┌───────────────┐   ┌────────────────────────────────────────────────────────────┐
+//!  │ init          │   │ run ── certificate ──▶ controller :15012                   │
+//!  │  rules (pure) │   │  │        │ sds (files)                                    │
+//!  │  iptables     │   │  │        ▼                                                │
+//!  └───────────────┘   │  ├─▶ Envoy (child) ◀── bootstrap (pure) ── environment     │
+//!                      │  └─▶ server :15020  readyz, probe, hold, drain              │
+//!  kubelet ──exec──────┼─▶ wait (postStart), drain (preStop) ──▶ server :15020       │
+//!                      └────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Pure: [`init::rules`], [`environment`], [`bootstrap`], [`stats`], [`readiness`], [`drain`]'s state machines.
+//! Everything else is a thin executor around them. Only `main.rs` and the tests use this library.
+
+pub mod bootstrap;
+pub mod certificate;
+pub mod constants;
+pub mod drain;
+pub mod environment;
+pub mod envoy;
+pub mod http_client;
+pub mod init;
+pub mod probe;
+pub mod readiness;
+pub mod run;
+pub mod sds;
+pub mod server;
+pub mod stats;
+pub mod supervise;
+pub mod tls;
+pub mod verbs;

@@ -1,0 +1,90 @@
+//! The files that Envoy reads its secrets from: `sds/identity.json` (certificate chain and key) and
+//! `sds/trust.json` (roots). Only this program and Envoy, which share a user id, may read them.
+
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::certificate::Identity;
+
+const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+
+/// A secret could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}", path.display())]
+pub struct WriteError {
+    /// The file.
+    pub path: PathBuf,
+    /// The cause.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Path of the identity below the run directory.
+#[must_use]
+pub fn identity_path(run: &Path) -> PathBuf {
+    directory(run).join("identity.json")
+}
+
+/// Path of the trust bundle below the run directory.
+#[must_use]
+pub fn trust_path(run: &Path) -> PathBuf {
+    directory(run).join("trust.json")
+}
+
+/// The directory that Envoy watches.
+#[must_use]
+pub fn directory(run: &Path) -> PathBuf {
+    run.join("sds")
+}
+
+/// Writes both secrets. Trust comes first: a certificate of a new root is of no use to a peer that is asked to
+/// trust only the old one.
+///
+/// # Errors
+/// When a file can't be written or renamed.
+pub fn write(run: &Path, identity: &Identity) -> Result<(), WriteError> {
+    let at = |path: PathBuf| move |source| WriteError { path, source };
+    std::fs::create_dir_all(directory(run)).map_err(at(directory(run)))?;
+    let trust = trust_path(run);
+    replace(&trust, &trust_secret(&identity.trust_bundle)).map_err(at(trust.clone()))?;
+    let path = identity_path(run);
+    replace(&path, &identity_secret(identity)).map_err(at(path.clone()))
+}
+
+fn identity_secret(identity: &Identity) -> Value {
+    json!({ "resources": [{
+        "@type": SECRET,
+        "name": "identity",
+        "tls_certificate": {
+            "certificate_chain": { "inline_string": identity.chain },
+            "private_key": { "inline_string": identity.key.pem() },
+        },
+    }] })
+}
+
+fn trust_secret(bundle: &str) -> Value {
+    json!({ "resources": [{
+        "@type": SECRET,
+        "name": "trust",
+        "validation_context": { "trusted_ca": { "inline_string": bundle } },
+    }] })
+}
+
+/// Replaces a file by rename (what Envoy's watch on the directory reacts to), readable by its owner alone.
+///
+/// # Errors
+/// When it can't be written or renamed.
+pub fn replace(path: &Path, content: &Value) -> io::Result<()> {
+    let fresh = path.with_extension("json.new");
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    file.write_all(&serde_json::to_vec(content)?)?;
+    drop(file);
+    std::fs::rename(fresh, path)
+}

@@ -1,0 +1,123 @@
+//! The duties of pid 1: pass signals to Envoy, reap whatever ends, and say how Envoy ended.
+//!
+//! The standard library starts Envoy, but only this file waits for it: `wait` for any child would otherwise race
+//! with whoever waits for one.
+
+use std::process::Child;
+
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
+use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+
+/// How Envoy ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Exit {
+    fn of(status: WaitStatus) -> Self {
+        match status.exit_status() {
+            Some(code) => Self::Code(code),
+            None => Self::Signal(status.terminating_signal().unwrap_or_default()),
+        }
+    }
+
+    /// The exit code to pass on, by the shells' convention for signals.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(formatter, "exit code {code}"),
+            Self::Signal(signal) => write!(formatter, "signal {signal}"),
+        }
+    }
+}
+
+/// The signals that this process reacts to.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Stream,
+    interrupt: Stream,
+    reopen: Stream,
+    child: Stream,
+}
+
+/// Something that happened to this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Somebody wants it to end.
+    Terminate,
+    /// Somebody wants log files to be reopened.
+    Reopen,
+    /// A child may have ended.
+    Child,
+}
+
+impl Signals {
+    /// Takes over the signals of this process; must come before the first child is started.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reopen: signal(SignalKind::user_defined1())?,
+            child: signal(SignalKind::child())?,
+        })
+    }
+
+    /// The next one. Safe to cancel.
+    pub async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::Terminate,
+            _ = self.interrupt.recv() => Event::Terminate,
+            _ = self.reopen.recv() => Event::Reopen,
+            _ = self.child.recv() => Event::Child,
+        }
+    }
+}
+
+/// The children of this process: Envoy, and as pid 1 every orphan of the container.
+#[derive(Debug, Default)]
+pub struct Children {
+    envoy: Option<Pid>,
+    exit: Option<Exit>,
+}
+
+impl Children {
+    /// Notes which child is Envoy.
+    pub fn adopt(&mut self, envoy: &Child) {
+        self.envoy = Some(Pid::from_child(envoy));
+    }
+
+    /// Reaps every child that has ended. Says how Envoy ended, once it has.
+    pub fn reap(&mut self) -> Option<Exit> {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            if Some(pid) == self.envoy {
+                self.exit = Some(Exit::of(status));
+            }
+        }
+        self.exit
+    }
+
+    /// Sends Envoy a signal, if it runs.
+    pub fn signal(&self, signal: Signal) {
+        if let (Some(envoy), None) = (self.envoy, self.exit)
+            && let Err(error) = kill_process(envoy, signal)
+        {
+            tracing::warn!(%error, ?signal, "cannot signal Envoy");
+        }
+    }
+}
