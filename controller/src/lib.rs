@@ -1,1 +1,3 @@
-//! controller
+//! The controller.
+
+pub mod xds;

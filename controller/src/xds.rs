@@ -1,0 +1,11 @@
+//! Delta ADS: what a sidecar is told.
+//!
+//! ```text
+//!  snapshots ──Served──▶ stream (one task per sidecar) ──▶ session (pure) ──▶ wire ──▶ Envoy
+//!                             ▲                                                         │
+//!                             └──────────────── requests, ACK, NACK ◀───────────────────┘
+//! ```
+
+pub mod served;
+pub mod session;
+pub mod wire;

@@ -1,0 +1,339 @@
+//! One delta ADS stream, without sockets, clocks or tasks: requests and states in, responses out.
+//!
+//! ```text
+//!  request ──▶ ack / nack ──▶ subscription ──┐
+//!                                            ├──▶ dirty names per type ──▶ flush ──▶ responses
+//!  Served ───▶ what changed ─────────────────┘        (CDS, EDS, LDS, RDS; then removals)
+//! ```
+//!
+//! The rules, each with a test of its own:
+//! * A type with an unacknowledged response only collects names; its acknowledgement is the clock.
+//! * What the client holds is what it acknowledged, or what it says on the first request of a type.
+//! * A name that is subscribed to again is always answered; one that does not exist is answered as removed; the
+//!   first wildcard request is answered even if there is nothing.
+//! * After every cluster its endpoints are sent again (Envoy waits for them, and does not ask).
+//! * Listeners and routes that may name a new cluster wait until it is acknowledged. Removals come last:
+//!   listeners, routes, clusters, endpoints.
+//! * A refused response is taken apart; what is refused alone is not sent again, and the last good one stays.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crds::fleet::Rejection;
+use mesh::ResourceType;
+
+use super::served::{Name, Served, Version, place};
+use super::wire::{DeltaRequest, DeltaResponse};
+use state::{InFlight, Must, Need, TypeState, names_clusters};
+
+mod state;
+#[cfg(test)]
+mod tests;
+
+/// Size at which a response is cut. The HTTP/2 stack keeps a buffer of the largest message that a stream ever sent.
+const CUT: usize = 64 * 1024;
+
+/// A client that breaks the protocol so that its stream must end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A resource name or version is longer than any that we make.
+    #[error("a resource name or version is too long")]
+    NameTooLong,
+    /// More names than any mesh has.
+    #[error("too many resource names")]
+    TooManyNames,
+}
+
+/// What a request said about an earlier response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// Nothing: it subscribes.
+    Nothing,
+    /// The client took the response.
+    Accepted(ResourceType),
+    /// The client refused the response.
+    Refused(ResourceType),
+    /// It is about a response that this stream did not send, or a type that we do not serve: ignored.
+    Foreign,
+}
+
+/// What follows from a request.
+#[derive(Debug)]
+pub struct Outcome {
+    /// To be sent, in order.
+    pub responses: Vec<DeltaResponse>,
+    /// For the counters.
+    pub said: Said,
+}
+
+/// One delta ADS stream.
+#[derive(Debug)]
+pub struct Session {
+    served: Arc<Served>,
+    types: [TypeState; 4],
+    nonce: u64,
+    /// Clusters that were sent before the client asked for endpoints: those must be sent even if it holds them.
+    owed: BTreeSet<Name>,
+}
+
+impl Session {
+    /// A stream that will be served `served`.
+    #[must_use]
+    pub fn new(served: Arc<Served>) -> Self {
+        Self { served, types: Default::default(), nonce: 0, owed: BTreeSet::new() }
+    }
+
+    /// Takes a request.
+    ///
+    /// # Errors
+    /// [`Violation`] when the stream must be closed.
+    pub fn on_request(&mut self, request: &DeltaRequest) -> Result<Outcome, Violation> {
+        let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
+            return Ok(Outcome { responses: Vec::new(), said: Said::Foreign });
+        };
+        let served = self.served.clone();
+        let said = self.verdict(kind, request);
+        let state = &mut self.types[place(kind)];
+        let first = !state.subscribed;
+        state.subscribe(request, served.of(kind))?;
+        if first && kind == ResourceType::Endpoint {
+            for name in std::mem::take(&mut self.owed).into_iter().filter(|name| state.wants(name)).collect::<Vec<_>>() {
+                state.mark(name, Must::Follow);
+            }
+        }
+        let mut responses = self.flush();
+        let state = &self.types[place(kind)];
+        if first && state.wildcard && !state.answered && state.dirty.is_empty() {
+            responses.push(self.respond(kind, Vec::new(), Vec::new()));
+        }
+        Ok(Outcome { responses, said })
+    }
+
+    /// Takes a new state; returns what is to be sent now, in order.
+    pub fn on_snapshot(&mut self, served: Arc<Served>) -> Vec<DeltaResponse> {
+        let old = std::mem::replace(&mut self.served, served.clone());
+        let mut mark = |(kind, name): (ResourceType, Name)| {
+            let state = &mut self.types[place(kind)];
+            if state.subscribed && state.wants(&name) {
+                state.mark(name, Must::IfDifferent);
+            }
+        };
+        if served.follows(&old) {
+            served.changed().iter().cloned().for_each(&mut mark);
+        } else {
+            served.difference(&old).for_each(&mut mark);
+        }
+        self.flush()
+    }
+
+    /// Whether the client has acknowledged everything that it should hold now.
+    #[must_use]
+    pub fn in_sync(&self) -> bool {
+        let started = [ResourceType::Cluster, ResourceType::Listener].map(|kind| self.types[place(kind)].subscribed);
+        started == [true, true] && self.types.iter().all(|state| state.idle() && state.refused.is_empty())
+    }
+
+    /// What the client refused and still has not got a replacement of, one entry per resource.
+    #[must_use]
+    pub fn rejections(&self) -> Vec<Rejection> {
+        let kinds = ResourceType::ALL.into_iter();
+        kinds
+            .flat_map(|kind| {
+                self.types[place(kind)].refused.iter().map(move |(name, refused)| Rejection {
+                    resource_type: kind.as_str().to_owned(),
+                    names: vec![name.to_string()],
+                    error: refused.error.clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// Nonce of a response that waits for its acknowledgement, the same until that comes.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<&str> {
+        self.types.iter().find_map(|state| state.in_flight.first()).map(|response| response.nonce.as_str())
+    }
+
+    /// Number of resources that the client is known to hold, by type in [`ResourceType::ALL`]'s order.
+    #[must_use]
+    pub fn held(&self) -> [usize; 4] {
+        ResourceType::ALL.map(|kind| self.types[place(kind)].held.len())
+    }
+
+    fn verdict(&mut self, kind: ResourceType, request: &DeltaRequest) -> Said {
+        if request.response_nonce.is_empty() {
+            return Said::Nothing;
+        }
+        let state = &mut self.types[place(kind)];
+        let Some(at) = state.in_flight.iter().position(|sent| sent.nonce == request.response_nonce) else {
+            return Said::Foreign;
+        };
+        let response = state.in_flight.remove(at);
+        match &request.error_detail {
+            None => {
+                state.accepted(response);
+                Said::Accepted(kind)
+            }
+            Some(error) => {
+                state.rejected(response, &error.message);
+                Said::Refused(kind)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Vec<DeltaResponse> {
+        let served = self.served.clone();
+        let mut responses = Vec::new();
+        let mut waiting = false;
+        for kind in ResourceType::ALL {
+            waiting |= self.flush_upserts(kind, &served, &mut responses);
+        }
+        // Endpoints do not count: they may change all the time, and nothing that is removed needs them.
+        let makers = [ResourceType::Cluster, ResourceType::Listener, ResourceType::Route];
+        let make_done = !waiting && makers.iter().all(|kind| !self.types[place(*kind)].upserts_on_their_way());
+        if make_done {
+            for kind in [ResourceType::Listener, ResourceType::Route, ResourceType::Cluster, ResourceType::Endpoint] {
+                self.flush_removals(kind, &served, &mut responses);
+            }
+        }
+        responses
+    }
+
+    /// Sends what is new or changed; says whether something has to wait.
+    fn flush_upserts(&mut self, kind: ResourceType, served: &Served, out: &mut Vec<DeltaResponse>) -> bool {
+        let clusters = &self.types[place(ResourceType::Cluster)];
+        let clusters_come = kind != ResourceType::Cluster
+            && kind != ResourceType::Endpoint
+            && clusters.adds(served.of(ResourceType::Cluster));
+        let state = &mut self.types[place(kind)];
+        if !state.in_flight.is_empty() || state.dirty.is_empty() {
+            return kind != ResourceType::Endpoint && !state.dirty.is_empty();
+        }
+        let (mut upserts, mut absent, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        let mut blocked = false;
+        for (name, must) in std::mem::take(&mut state.dirty) {
+            match state.need(&name, must, served.of(kind)) {
+                Need::Upsert if clusters_come && names_clusters(kind, &name) => {
+                    blocked = true;
+                    kept.push((name, must));
+                }
+                Need::Upsert => upserts.push((name, must)),
+                Need::Absent => absent.push(name),
+                Need::Removal => kept.push((name, must)),
+                // The version that was refused is no longer what is served, or is held after all.
+                Need::Nothing => {
+                    let served = served.of(kind).get(&name).map(|entry| &entry.version);
+                    state.refused.retain(|other, refused| *other != name || Some(&refused.version) == served);
+                }
+            }
+        }
+        // Half a first set of listeners would let Envoy start its workers without the other half.
+        if blocked && kind == ResourceType::Listener && !state.answered {
+            kept.append(&mut upserts);
+        }
+        state.dirty.extend(kept);
+        let upserts: Vec<_> = upserts.into_iter().map(|(name, _)| name).collect();
+        self.send(kind, upserts, absent, served, out);
+        blocked
+    }
+
+    fn flush_removals(&mut self, kind: ResourceType, served: &Served, out: &mut Vec<DeltaResponse>) {
+        let quiet = |kind: ResourceType| self.types[place(kind)].idle();
+        // A client that refused a listener or route still uses its last good one, and the clusters that this names.
+        let last_good = |kind: ResourceType| !self.types[place(kind)].refused.is_empty();
+        let may = match kind {
+            ResourceType::Listener => true,
+            ResourceType::Route => quiet(ResourceType::Listener),
+            ResourceType::Cluster => {
+                let users = [ResourceType::Listener, ResourceType::Route];
+                users.into_iter().all(|kind| quiet(kind) && !last_good(kind))
+            }
+            ResourceType::Endpoint => quiet(ResourceType::Cluster),
+        };
+        let state = &mut self.types[place(kind)];
+        if !may || !state.in_flight.is_empty() {
+            return;
+        }
+        let gone = |name: &Name, must: Must| matches!(state.need(name, must, served.of(kind)), Need::Removal);
+        let removals: Vec<_> =
+            state.dirty.iter().filter(|(name, must)| gone(name, **must)).map(|(name, _)| name.clone()).collect();
+        for name in &removals {
+            state.dirty.remove(name);
+        }
+        self.send(kind, Vec::new(), removals, served, out);
+    }
+
+    /// Cuts what is to be sent into responses.
+    fn send(
+        &mut self,
+        kind: ResourceType,
+        upserts: Vec<Name>,
+        removals: Vec<Name>,
+        served: &Served,
+        out: &mut Vec<DeltaResponse>,
+    ) {
+        if kind == ResourceType::Cluster {
+            self.endpoints_follow(&upserts);
+        }
+        let state = &self.types[place(kind)];
+        let (mut singles, mut batch, mut gone, mut size) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let mut batches = Vec::new();
+        for name in upserts {
+            let Some((name, entry)) = served.of(kind).get_key_value(&name) else { continue };
+            if state.alone.contains(name) {
+                singles.push((vec![(name.clone(), entry.version.clone())], Vec::new()));
+                continue;
+            }
+            if size + entry.body.len() > CUT && !batch.is_empty() {
+                batches.push((std::mem::take(&mut batch), Vec::new()));
+                size = 0;
+            }
+            size += entry.body.len();
+            batch.push((name.clone(), entry.version.clone()));
+        }
+        for name in removals {
+            if size + name.len() > CUT {
+                batches.push((std::mem::take(&mut batch), std::mem::take(&mut gone)));
+                size = 0;
+            }
+            size += name.len();
+            gone.push(name);
+        }
+        if !batch.is_empty() || !gone.is_empty() {
+            batches.push((batch, gone));
+        }
+        for (upserts, removals) in batches.into_iter().chain(singles) {
+            out.push(self.respond(kind, upserts, removals));
+        }
+    }
+
+    /// A cluster that was sent waits in Envoy for its endpoints, which Envoy does not ask for again
+    /// (envoyproxy/envoy#47302): without this every change of a cluster takes until its fetch times out.
+    fn endpoints_follow(&mut self, clusters: &[Name]) {
+        let endpoints = &mut self.types[place(ResourceType::Endpoint)];
+        for name in clusters {
+            if !endpoints.subscribed {
+                self.owed.insert(name.clone());
+            } else if endpoints.wants(name) {
+                endpoints.mark(name.clone(), Must::Follow);
+            }
+        }
+    }
+
+    fn respond(&mut self, kind: ResourceType, upserts: Vec<(Name, Version)>, removals: Vec<Name>) -> DeltaResponse {
+        self.nonce += 1;
+        let nonce = self.nonce.to_string();
+        let entries = self.served.of(kind);
+        let response = DeltaResponse {
+            system_version_info: self.served.generation.to_string(),
+            resources: upserts.iter().filter_map(|(name, _)| entries.get(name)).map(|entry| entry.body.clone()).collect(),
+            type_url: kind.type_url().to_owned(),
+            nonce: nonce.clone(),
+            removed_resources: removals.iter().map(|name| name.to_string()).collect(),
+        };
+        let state = &mut self.types[place(kind)];
+        state.answered = true;
+        state.in_flight.push(InFlight { nonce, upserts, removals });
+        response
+    }
+}

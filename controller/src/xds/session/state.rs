@@ -1,0 +1,264 @@
+//! One resource type in one stream: what is subscribed to, held, on its way and refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh::ResourceType;
+
+use super::Violation;
+use crate::xds::served::{Entries, Name, Version};
+use crate::xds::wire::DeltaRequest;
+
+/// Names in one subscription; far above any mesh, far below what would hurt.
+const MAX_NAMES: usize = 50_000;
+/// Bytes of one name; our longest are three Kubernetes names and a port.
+const MAX_NAME_BYTES: usize = 1024;
+/// The name that stands for every resource (xDS protocol, "wildcard subscriptions").
+const WILDCARD: &str = "*";
+
+/// Why a name is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Must {
+    /// It changed: sent if the client holds something else.
+    IfDifferent,
+    /// Its cluster was sent: sent even if held, but not if the client refused just that.
+    Follow,
+    /// The client asked for it: answered in any case.
+    Answer,
+}
+
+/// What a name needs.
+pub(super) enum Need {
+    /// To be sent as it is served.
+    Upsert,
+    /// The answer that there is no such thing, at once.
+    Absent,
+    /// To be taken away, after everything that comes instead is in place.
+    Removal,
+    /// Nothing.
+    Nothing,
+}
+
+/// A response that waits for its acknowledgement.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub nonce: String,
+    pub upserts: Vec<(Name, Version)>,
+    pub removals: Vec<Name>,
+}
+
+/// A version that the client refused.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub version: Version,
+    pub error: String,
+}
+
+/// One type.
+#[derive(Debug, Default)]
+pub(super) struct TypeState {
+    /// Whether a request of the type has been seen in this stream.
+    pub subscribed: bool,
+    /// Whether a response of the type has been sent in this stream.
+    pub answered: bool,
+    pub wildcard: bool,
+    pub names: BTreeSet<Name>,
+    /// What the client is known to hold: only ever changed by what it says, in one place each.
+    pub held: BTreeMap<Name, Version>,
+    pub dirty: BTreeMap<Name, Must>,
+    /// Names whose response was refused together with others: sent again one by one, to find the culprit.
+    pub alone: BTreeSet<Name>,
+    pub in_flight: Vec<InFlight>,
+    pub refused: BTreeMap<Name, Refused>,
+}
+
+impl TypeState {
+    pub fn wants(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
+    pub fn mark(&mut self, name: Name, must: Must) {
+        let held = self.dirty.entry(name).or_insert(must);
+        *held = (*held).max(must);
+    }
+
+    pub fn need(&self, name: &Name, must: Must, entries: &Entries) -> Need {
+        let Some(entry) = entries.get(name) else {
+            return match must {
+                Must::Answer | Must::Follow => Need::Absent,
+                Must::IfDifferent if self.held.contains_key(name) => Need::Removal,
+                Must::IfDifferent => Need::Nothing,
+            };
+        };
+        let refused = self.refused.get(name).is_some_and(|refused| refused.version == entry.version);
+        let holds = self.held.get(name) == Some(&entry.version);
+        match must {
+            Must::Answer => Need::Upsert,
+            _ if refused => Need::Nothing,
+            Must::Follow => Need::Upsert,
+            Must::IfDifferent if holds => Need::Nothing,
+            Must::IfDifferent => Need::Upsert,
+        }
+    }
+
+    /// Takes the subscription part of a request.
+    pub fn subscribe(&mut self, request: &DeltaRequest, entries: &Entries) -> Result<(), Violation> {
+        check(request, self.names.len())?;
+        if self.subscribed {
+            self.unsubscribe(&request.resource_names_unsubscribe, entries);
+            self.add(&request.resource_names_subscribe, entries);
+        } else {
+            self.subscribed = true;
+            self.first(request, entries);
+        }
+        Ok(())
+    }
+
+    /// The first request of the type in this stream: what the client says it holds is believed.
+    fn first(&mut self, request: &DeltaRequest, entries: &Entries) {
+        let named = &request.resource_names_subscribe;
+        self.wildcard = named.is_empty() || named.iter().any(|name| name == WILDCARD);
+        self.names = named.iter().filter(|name| *name != WILDCARD).map(|name| shared(name, entries)).collect();
+        for (name, version) in &request.initial_resource_versions {
+            if self.wants(name) {
+                let name = shared(name, entries);
+                let version = match entries.get(&name) {
+                    Some(entry) if *entry.version == **version => entry.version.clone(),
+                    _ => Version::from(version.as_str()),
+                };
+                self.held.insert(name, version);
+            }
+        }
+        for name in self.names.clone() {
+            let must = if self.held.contains_key(&name) { Must::IfDifferent } else { Must::Answer };
+            self.mark(name, must);
+        }
+        if self.wildcard {
+            self.mark_everything(entries);
+        }
+    }
+
+    fn add(&mut self, names: &[String], entries: &Entries) {
+        for name in names {
+            if name == WILDCARD {
+                self.wildcard = true;
+                self.mark_everything(entries);
+            } else {
+                let name = shared(name, entries);
+                self.names.insert(name.clone());
+                // The client may have forgotten it (envoyproxy/envoy#22418): always answered, even if it was
+                // refused before.
+                self.refused.remove(&name);
+                self.mark(name, Must::Answer);
+            }
+        }
+    }
+
+    fn unsubscribe(&mut self, names: &[String], entries: &Entries) {
+        for name in names {
+            if name == WILDCARD {
+                self.wildcard = false;
+                let kept = std::mem::take(&mut self.names);
+                self.held.retain(|name, _| kept.contains(name));
+                self.dirty.retain(|name, _| kept.contains(name));
+                self.refused.retain(|name, _| kept.contains(name));
+                self.names = kept;
+                continue;
+            }
+            let name = shared(name, entries);
+            self.names.remove(&name);
+            if self.wildcard {
+                // Still covered: the protocol wants it sent again, or the word that it is gone.
+                self.mark(name, Must::Answer);
+            } else {
+                self.held.remove(&name);
+                self.dirty.remove(&name);
+                self.refused.remove(&name);
+            }
+        }
+    }
+
+    fn mark_everything(&mut self, entries: &Entries) {
+        let gone: Vec<_> = self.held.keys().filter(|name| !entries.contains_key(*name)).cloned().collect();
+        for name in entries.keys().cloned().chain(gone) {
+            self.mark(name, Must::IfDifferent);
+        }
+    }
+
+    pub fn accepted(&mut self, response: InFlight) {
+        for (name, version) in response.upserts {
+            self.alone.remove(&name);
+            self.refused.remove(&name);
+            // Unsubscribed while it was on its way: the client has forgotten it.
+            if self.wants(&name) {
+                self.held.insert(name, version);
+            }
+        }
+        for name in response.removals {
+            self.alone.remove(&name);
+            self.refused.remove(&name);
+            self.held.remove(&name);
+        }
+    }
+
+    /// A refused response says nothing about which of its resources is bad, and Envoy may have taken none or some of
+    /// the others. Each is sent again alone; one that is refused alone is remembered and not sent again.
+    pub fn rejected(&mut self, response: InFlight, error: &str) {
+        if response.upserts.len() + response.removals.len() > 1 {
+            let names = response.upserts.into_iter().map(|(name, _)| name).chain(response.removals);
+            for name in names.filter(|name| self.wants(name)).collect::<Vec<_>>() {
+                self.alone.insert(name.clone());
+                self.mark(name, Must::Answer);
+            }
+            return;
+        }
+        for (name, version) in response.upserts {
+            self.alone.remove(&name);
+            if self.wants(&name) {
+                self.refused.insert(name, Refused { version, error: error.chars().take(1024).collect() });
+            }
+        }
+        for name in response.removals {
+            self.alone.remove(&name);
+            self.held.remove(&name);
+        }
+    }
+
+    /// Whether something that the client does not hold yet, in any version, is on its way or must be sent.
+    pub fn adds(&self, entries: &Entries) -> bool {
+        let sent = self.in_flight.iter().flat_map(|response| &response.upserts).map(|(name, _)| name);
+        let waiting = self.dirty.iter().filter(|(name, must)| matches!(self.need(name, **must, entries), Need::Upsert));
+        sent.chain(waiting.map(|(name, _)| name)).any(|name| !self.held.contains_key(name))
+    }
+
+    pub fn upserts_on_their_way(&self) -> bool {
+        self.in_flight.iter().any(|response| !response.upserts.is_empty())
+    }
+
+    pub fn idle(&self) -> bool {
+        self.in_flight.is_empty() && self.dirty.is_empty()
+    }
+}
+
+/// Whether a resource would fail calls if it came before the clusters that it may name (names of xDS resources,
+/// docs/ARCHITECTURE.md). What is inbound names only `inbound`, which is never new.
+pub(super) fn names_clusters(kind: ResourceType, name: &str) -> bool {
+    matches!(kind, ResourceType::Listener | ResourceType::Route) && name.starts_with("out")
+}
+
+fn shared(name: &str, entries: &Entries) -> Name {
+    entries.get_key_value(name).map_or_else(|| Name::from(name), |(name, _)| name.clone())
+}
+
+fn check(request: &DeltaRequest, held: usize) -> Result<(), Violation> {
+    let names = request.resource_names_subscribe.iter().chain(&request.resource_names_unsubscribe);
+    let versions = request.initial_resource_versions.iter().flat_map(|(name, version)| [name, version]);
+    if names.chain(versions).any(|text| text.len() > MAX_NAME_BYTES) {
+        return Err(Violation::NameTooLong);
+    }
+    if held + request.resource_names_subscribe.len() > MAX_NAMES
+        || request.initial_resource_versions.len() > MAX_NAMES
+    {
+        return Err(Violation::TooManyNames);
+    }
+    Ok(())
+}
