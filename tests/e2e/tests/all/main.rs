@@ -3,7 +3,13 @@
 //! `make test-node` starts the cluster and names it in `MESHWRIGHT_NODE_CLUSTER`. The tests share it and run one
 //! after another (`--test-threads=1`), in the order of their names.
 
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
 mod t1_demo;
+mod t2_injection;
+mod t3_bad_input;
+mod t4_crash;
+mod t9_uninstall;
 
 use e2e::cluster::Cluster;
 
