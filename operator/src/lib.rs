@@ -1,1 +1,19 @@
-//! operator
+//! The operator: makes the cluster look like the MeshConfig says, and says in its status how far it is.
+//!
+//! ```text
+//!            ┌ control_plane   MeshConfig → revisions, webhooks, namespaces, trust
+//!  main ─────┼ policy_source   Git → policies            each: gather → build (pure) → apply → report
+//!  (leader)  └ upgrade         plan → waves of restarts
+//!                  │
+//!                  └ context, apply, conditions, events, fleet: shared by all three
+//! ```
+//! Only the leader runs the three. Nobody depends on this crate; it is a library for its tests.
+
+pub mod apply;
+pub mod conditions;
+pub mod context;
+pub mod control_plane;
+pub mod events;
+pub mod fleet;
+pub mod policy_source;
+pub mod upgrade;

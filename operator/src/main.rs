@@ -1,2 +1,2 @@
-//! operator
+//! `meshwright-operator`: parses flags, waits to lead, runs the three reconcilers.
 fn main() {}
