@@ -1,0 +1,179 @@
+//! What the injector knows beside the pod: the mesh's settings and the pod's namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::MeshConfigSpec;
+use crds::labels;
+use crds::mesh_config::{Exclusions, LogLevel};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Namespace, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+/// Everything about the mesh and this revision that shapes a sidecar.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Name of the mesh.
+    pub mesh: String,
+    /// Namespace of the control plane; its pods are never injected.
+    pub namespace: String,
+    /// Release that this injector belongs to.
+    pub revision: String,
+    /// SPIFFE trust domain.
+    pub trust_domain: String,
+    /// `host:port` of the revision's controller.
+    pub controller: String,
+    /// Image of the sidecar and of the init container.
+    pub image: String,
+    /// Envoy's log level.
+    pub log_level: LogLevel,
+    /// Envoy's worker threads.
+    pub concurrency: u16,
+    /// Resources of the sidecar.
+    pub resources: ResourceRequirements,
+    /// Traffic that is not redirected.
+    pub redirection: Redirection,
+}
+
+/// Traffic that the init container does not redirect, parsed and in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Redirection {
+    /// Destination ports of outgoing connections.
+    pub outbound_ports: BTreeSet<u16>,
+    /// Destination ranges of outgoing connections.
+    pub outbound_cidrs: BTreeSet<IpNet>,
+    /// Ports of incoming connections.
+    pub inbound_ports: BTreeSet<u16>,
+}
+
+/// A setting of the MeshConfig that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct BadSetting {
+    /// Path of the field, as in `spec.sidecar.concurrency`.
+    pub field: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl Settings {
+    /// Settings of a mesh of which nothing but its name is known yet; every default is the MeshConfig's.
+    #[must_use]
+    pub fn new(mesh: &str, namespace: &str, revision: &str, controller: &str, image: &str) -> Self {
+        Self {
+            mesh: mesh.to_owned(),
+            namespace: namespace.to_owned(),
+            revision: revision.to_owned(),
+            trust_domain: "cluster.local".to_owned(),
+            controller: controller.to_owned(),
+            image: image.to_owned(),
+            log_level: LogLevel::default(),
+            concurrency: 1,
+            resources: default_resources(),
+            redirection: Redirection::default(),
+        }
+    }
+
+    /// These settings with what a MeshConfig says.
+    ///
+    /// # Errors
+    /// The first field that cannot be used; the caller then keeps the last good settings (DESIGN rule 1).
+    pub fn with(&self, spec: &MeshConfigSpec) -> Result<Self, BadSetting> {
+        Ok(Self {
+            trust_domain: spec.trust_domain.clone(),
+            log_level: spec.sidecar.log_level,
+            concurrency: concurrency(spec.sidecar.concurrency)?,
+            resources: spec.sidecar.resources.clone().unwrap_or_else(default_resources),
+            redirection: Redirection::parse(&spec.traffic.exclusions)?,
+            ..self.clone()
+        })
+    }
+}
+
+impl Redirection {
+    /// Reads the exclusions of a MeshConfig.
+    ///
+    /// # Errors
+    /// Names the first entry that is no port or no range.
+    pub fn parse(exclusions: &Exclusions) -> Result<Self, BadSetting> {
+        Ok(Self {
+            outbound_ports: ports("spec.traffic.exclusions.outboundPorts", &exclusions.outbound_ports)?,
+            outbound_cidrs: cidrs("spec.traffic.exclusions.outboundCidrs", &exclusions.outbound_cidrs)?,
+            inbound_ports: ports("spec.traffic.exclusions.inboundPorts", &exclusions.inbound_ports)?,
+        })
+    }
+}
+
+fn concurrency(value: Option<i32>) -> Result<u16, BadSetting> {
+    let value = value.unwrap_or(1);
+    u16::try_from(value).ok().filter(|threads| (1..=128).contains(threads)).ok_or_else(|| BadSetting {
+        field: "spec.sidecar.concurrency".to_owned(),
+        message: format!(
+            "{value} is not between 1 and 128; it is the number of worker threads of each sidecar"
+        ),
+    })
+}
+
+fn ports(field: &str, values: &[i32]) -> Result<BTreeSet<u16>, BadSetting> {
+    let parse = |(index, value): (usize, &i32)| {
+        u16::try_from(*value).ok().filter(|port| *port > 0).ok_or_else(|| BadSetting {
+            field: format!("{field}[{index}]"),
+            message: format!("{value} is not a port; write a number from 1 to 65535"),
+        })
+    };
+    values.iter().enumerate().map(parse).collect()
+}
+
+fn cidrs(field: &str, values: &[String]) -> Result<BTreeSet<IpNet>, BadSetting> {
+    let parse = |(index, value): (usize, &String)| {
+        value.parse::<IpNet>().map(|range| range.trunc()).map_err(|_| BadSetting {
+            field: format!("{field}[{index}]"),
+            message: format!("{value:?} is not an address range; write for example 10.0.0.0/8"),
+        })
+    };
+    values.iter().enumerate().map(parse).collect()
+}
+
+/// Small requests and no limit: a limit on CPU throttles every call of the app.
+fn default_resources() -> ResourceRequirements {
+    let requests = [("cpu", "10m"), ("memory", "48Mi")];
+    ResourceRequirements {
+        requests: Some(
+            requests
+                .into_iter()
+                .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
+                .collect(),
+        ),
+        ..ResourceRequirements::default()
+    }
+}
+
+/// What the injector needs to know of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NamespaceMeta {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+}
+
+impl NamespaceMeta {
+    /// What the injector needs of a namespace object.
+    #[must_use]
+    pub fn of(namespace: &Namespace) -> Self {
+        Self {
+            name: namespace.metadata.name.clone().unwrap_or_default(),
+            labels: namespace.metadata.labels.clone().unwrap_or_default(),
+            terminating: namespace.metadata.deletion_timestamp.is_some(),
+        }
+    }
+
+    /// A namespace of which only is known that the API server asked this mesh's injector about one of its pods:
+    /// the webhook's selector matched, so it is watched. (Our own watch may lag behind the API server's.)
+    #[must_use]
+    pub fn assumed(name: &str, mesh: &str) -> Self {
+        let labels = BTreeMap::from([(labels::MESH.to_owned(), mesh.to_owned())]);
+        Self { name: name.to_owned(), labels, terminating: false }
+    }
+}

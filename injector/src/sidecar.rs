@@ -1,0 +1,215 @@
+//! What injection adds to a pod: the table "Sidecar" of docs/ARCHITECTURE.md as values.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use crds::labels;
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction,
+    HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector, Pod, Probe,
+    ProjectedVolumeSource, SeccompProfile, SecurityContext, ServiceAccountTokenProjection, Volume,
+    VolumeMount, VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::overrides::log_level_name;
+use crate::probes::AppProbes;
+use crate::settings::{Redirection, Settings};
+
+/// Value of the annotation [`labels::INJECTION`] on a pod with a sidecar.
+pub const INJECTED: &str = "injected";
+/// Names of the volumes that are added.
+pub const VOLUMES: [&str; 3] = [RUN, TOKEN, TRUST];
+
+const RUN: &str = "meshwright-run";
+const TOKEN: &str = "meshwright-token";
+const TRUST: &str = "meshwright-trust";
+const BINARY: &str = "/usr/local/bin/meshwright-proxy";
+/// Kubernetes' default of `terminationGracePeriodSeconds`.
+const DEFAULT_GRACE_SECONDS: i64 = 30;
+/// Life of the projected token; the kubelet renews it at 80 %. Shorter is refused by Kubernetes below 600.
+const TOKEN_SECONDS: i64 = 3600;
+
+/// The sidecar container.
+pub fn proxy(pod: &Pod, settings: &Settings, probes: &AppProbes) -> Container {
+    Container {
+        name: labels::PROXY_CONTAINER.to_owned(),
+        image: Some(settings.image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(vec!["run".to_owned()]),
+        env: Some(environment(pod, settings, probes)),
+        resources: Some(settings.resources.clone()),
+        readiness_probe: Some(Probe {
+            http_get: Some(http_get("/readyz")),
+            period_seconds: Some(1),
+            timeout_seconds: Some(2),
+            failure_threshold: Some(3),
+            ..Probe::default()
+        }),
+        lifecycle: Some(Lifecycle {
+            post_start: Some(exec("wait")),
+            pre_stop: Some(exec("drain")),
+            ..Lifecycle::default()
+        }),
+        security_context: Some(SecurityContext {
+            run_as_user: Some(labels::PROXY_UID),
+            run_as_group: Some(labels::PROXY_UID),
+            run_as_non_root: Some(true),
+            ..restricted(None)
+        }),
+        volume_mounts: Some(vec![
+            mount(RUN, "/run/meshwright", false),
+            mount(TOKEN, "/var/run/secrets/meshwright", true),
+            mount(TRUST, "/etc/meshwright/trust", true),
+        ]),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Container::default()
+    }
+}
+
+/// The init container that redirects the pod's traffic.
+pub fn init(settings: &Settings) -> Container {
+    Container {
+        name: labels::INIT_CONTAINER.to_owned(),
+        image: Some(settings.image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(init_arguments(&settings.redirection)),
+        resources: Some(settings.resources.clone()),
+        security_context: Some(SecurityContext {
+            run_as_user: Some(0),
+            run_as_group: Some(0),
+            // Said explicitly: the pod's own security context may ask for runAsNonRoot.
+            run_as_non_root: Some(false),
+            ..restricted(Some(vec!["NET_ADMIN".to_owned(), "NET_RAW".to_owned()]))
+        }),
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Container::default()
+    }
+}
+
+/// The volumes that [`proxy`] mounts.
+pub fn volumes(settings: &Settings) -> [Volume; 3] {
+    let run = Volume {
+        name: RUN.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".to_owned()), ..Default::default() }),
+        ..Volume::default()
+    };
+    let token = ServiceAccountTokenProjection {
+        audience: Some(labels::audience(&settings.mesh)),
+        expiration_seconds: Some(TOKEN_SECONDS),
+        path: "token".to_owned(),
+    };
+    let token = Volume {
+        name: TOKEN.to_owned(),
+        projected: Some(ProjectedVolumeSource {
+            sources: Some(vec![VolumeProjection {
+                service_account_token: Some(token),
+                ..Default::default()
+            }]),
+            ..Default::default()
+        }),
+        ..Volume::default()
+    };
+    let key = labels::TRUST_BUNDLE_KEY.to_owned();
+    let trust = Volume {
+        name: TRUST.to_owned(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: labels::TRUST_BUNDLE.to_owned(),
+            items: Some(vec![KeyToPath { key: key.clone(), path: key, mode: None }]),
+            ..Default::default()
+        }),
+        ..Volume::default()
+    };
+    [run, token, trust]
+}
+
+/// Keeps an app container alive while calls that are under way still need it.
+pub fn hold() -> LifecycleHandler {
+    LifecycleHandler { http_get: Some(http_get("/hold")), ..LifecycleHandler::default() }
+}
+
+fn environment(pod: &Pod, settings: &Settings, probes: &AppProbes) -> Vec<EnvVar> {
+    let spec = pod.spec.as_ref();
+    let grace = spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE_SECONDS);
+    // A map of text keys and plain structs can always be written as JSON.
+    let probes = serde_json::to_string(probes).unwrap_or_else(|_| "{}".to_owned());
+    vec![
+        value("MESHWRIGHT_MESH", &settings.mesh),
+        value("MESHWRIGHT_TRUST_DOMAIN", &settings.trust_domain),
+        value("MESHWRIGHT_REVISION", &settings.revision),
+        value("MESHWRIGHT_CONTROLLER", &settings.controller),
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("POD_UID", "metadata.uid"),
+        field("POD_IP", "status.podIP"),
+        field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+        value("MESHWRIGHT_LOG_LEVEL", log_level_name(settings.log_level)),
+        value("MESHWRIGHT_CONCURRENCY", &settings.concurrency.to_string()),
+        value("MESHWRIGHT_PROBES", &probes),
+        value("MESHWRIGHT_GRACE_SECONDS", &grace.to_string()),
+    ]
+}
+
+fn init_arguments(redirection: &Redirection) -> Vec<String> {
+    let lists = [
+        ("--exclude-outbound-ports", joined(&redirection.outbound_ports)),
+        ("--exclude-outbound-cidrs", joined(&redirection.outbound_cidrs)),
+        ("--exclude-inbound-ports", joined(&redirection.inbound_ports)),
+    ];
+    let given = lists.into_iter().filter(|(_, list)| !list.is_empty());
+    std::iter::once("init".to_owned()).chain(given.flat_map(|(flag, list)| [flag.to_owned(), list])).collect()
+}
+
+fn joined<T: Display>(items: &BTreeSet<T>) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// What the restricted Pod Security Standard asks for, with the capabilities that are needed after all.
+fn restricted(add: Option<Vec<String>>) -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { add, drop: Some(vec!["ALL".to_owned()]) }),
+        privileged: Some(false),
+        read_only_root_filesystem: Some(true),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        ..SecurityContext::default()
+    }
+}
+
+fn http_get(path: &str) -> HTTPGetAction {
+    HTTPGetAction {
+        path: Some(path.to_owned()),
+        port: IntOrString::Int(i32::from(labels::PROXY_PORT)),
+        scheme: Some("HTTP".to_owned()),
+        ..HTTPGetAction::default()
+    }
+}
+
+fn exec(verb: &str) -> LifecycleHandler {
+    LifecycleHandler {
+        exec: Some(ExecAction { command: Some(vec![BINARY.to_owned(), verb.to_owned()]) }),
+        ..LifecycleHandler::default()
+    }
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    }
+}
+
+fn value(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..EnvVar::default() }
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    let field_ref = ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: path.to_owned() };
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource { field_ref: Some(field_ref), ..EnvVarSource::default() }),
+        ..EnvVar::default()
+    }
+}

@@ -1,0 +1,85 @@
+//! What can never be right, judged before it is stored.
+//!
+//! A reference to something that isn't there is no mistake here: it may come later, and the controllers report it.
+//! SMI kinds and MeshPolicy are judged by the same `mesh::ingest` that enforces them.
+
+mod config;
+mod ours;
+
+use std::fmt;
+
+use kube::core::DynamicObject;
+use mesh::Object;
+use mesh::ingest::ingest;
+use serde::de::DeserializeOwned;
+
+/// One reason to refuse an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Path of the field, as in `spec.rules[0].kind`; empty for the object as a whole.
+    pub field: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.field.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.field, self.message)
+        }
+    }
+}
+
+/// Everything about an object that can never be right; empty for kinds that are not judged. `old` is what the
+/// object was before an update.
+#[must_use]
+pub fn judge(group: &str, kind: &str, object: &DynamicObject, old: Option<&DynamicObject>) -> Vec<Refusal> {
+    let judged = match (group, kind) {
+        ("access.smi-spec.io", "TrafficTarget") => typed::<crds::TrafficTarget>(object).map(policy),
+        ("specs.smi-spec.io", "HTTPRouteGroup") => typed::<crds::HTTPRouteGroup>(object).map(policy),
+        ("specs.smi-spec.io", "TCPRoute") => typed::<crds::TCPRoute>(object).map(policy),
+        ("split.smi-spec.io", "TrafficSplit") => typed::<crds::TrafficSplit>(object).map(policy),
+        ("meshwright.io", "MeshPolicy") => typed::<crds::MeshPolicy>(object).map(policy),
+        ("meshwright.io", "MeshConfig") => {
+            let before = old.and_then(|old| typed::<crds::MeshConfig>(old).ok());
+            typed::<crds::MeshConfig>(object).map(|config| config::judge(&config, before.as_ref()))
+        }
+        ("meshwright.io", "PolicySource") => {
+            typed::<crds::PolicySource>(object).map(|source| ours::source("spec", &source.spec))
+        }
+        ("meshwright.io", "MeshUpgrade") => {
+            let before = old.and_then(|old| typed::<crds::MeshUpgrade>(old).ok());
+            typed::<crds::MeshUpgrade>(object).map(|upgrade| ours::upgrade(&upgrade, before.as_ref()))
+        }
+        _ => Ok(Vec::new()),
+    };
+    judged.unwrap_or_else(|refusal| vec![refusal])
+}
+
+/// Reads an object as one of our types. The whole object goes through JSON once; admission of policies is rare.
+fn typed<T: DeserializeOwned>(object: &DynamicObject) -> Result<T, Refusal> {
+    let value = serde_json::to_value(object).map_err(|error| Refusal::new("", error.to_string()))?;
+    serde_json::from_value(value).map_err(|error| Refusal::new("spec", error.to_string()))
+}
+
+/// What the mesh would say of the object. An object that is created with `generateName` has no name yet and is
+/// judged under a name it could get.
+fn policy<T: Into<Object> + kube::Resource>(mut object: T) -> Vec<Refusal> {
+    let meta = object.meta_mut();
+    if meta.name.is_none() {
+        meta.name = meta.generate_name.as_ref().map(|prefix| format!("{prefix}x"));
+    }
+    ingest(&object.into())
+        .err()
+        .map(|problem| Refusal::new(problem.field, problem.message))
+        .into_iter()
+        .collect()
+}

@@ -1,0 +1,4 @@
+//! The injector's tests over its public functions.
+
+mod golden;
+mod rules;

@@ -1,0 +1,182 @@
+//! Rules that hold for every pod, one test each.
+
+use crds::labels;
+use injector::{Decision, DenyReason, NamespaceMeta, Reason, Settings, inject};
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::golden::{namespace, patched, pod, settings};
+
+const PLAIN: &str = include_str!("pods/plain.yaml");
+
+fn injected(pod: &Pod, settings: &Settings) -> Pod {
+    match inject(pod, &namespace(), settings) {
+        Decision::Inject(patch) => patched(pod, &patch),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn annotated(key: &str, value: &str) -> Pod {
+    let mut pod = pod(PLAIN);
+    pod.metadata.annotations.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+    pod
+}
+
+fn skipped(pod: &Pod, namespace: &NamespaceMeta) -> Reason {
+    match inject(pod, namespace, &settings()) {
+        Decision::Skip(reason, _) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_namespace_decides_first() {
+    let mut unwatched = namespace();
+    unwatched.labels.clear();
+    let mut other = namespace();
+    other.labels.insert(labels::MESH.to_owned(), "another".to_owned());
+    let mut terminating = namespace();
+    terminating.terminating = true;
+    let mut system = namespace();
+    system.name = labels::SYSTEM_NAMESPACE.to_owned();
+    let pod = pod(include_str!("pods/host-network.yaml"));
+    assert_eq!(skipped(&pod, &unwatched), Reason::NamespaceNotWatched);
+    assert_eq!(skipped(&pod, &other), Reason::NamespaceNotWatched);
+    assert_eq!(skipped(&pod, &terminating), Reason::Terminating);
+    assert_eq!(skipped(&pod, &system), Reason::ControlPlaneNamespace);
+    assert_eq!(skipped(&pod, &namespace()), Reason::HostNetwork);
+}
+
+#[test]
+fn a_pod_of_an_unwatched_namespace_is_not_touched() {
+    let unwatched = NamespaceMeta { name: "elsewhere".to_owned(), ..NamespaceMeta::default() };
+    match inject(&pod(PLAIN), &unwatched, &settings()) {
+        Decision::Skip(_, patch) => assert!(patch.0.is_empty()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn order_is_sidecar_first_and_redirection_last() {
+    let after = injected(&pod(include_str!("pods/init-containers.yaml")), &settings()).spec.unwrap();
+    assert_eq!(after.containers[0].name, labels::PROXY_CONTAINER);
+    let inits: Vec<_> = after.init_containers.unwrap().into_iter().map(|container| container.name).collect();
+    assert_eq!(inits, ["migrate", "warm-up", labels::INIT_CONTAINER]);
+}
+
+#[test]
+fn garbage_in_annotations_is_refused_with_what_to_write() {
+    let garbage = [
+        ("sidecar.meshwright.io/log-level", "LOUD", "trace, debug"),
+        ("sidecar.meshwright.io/concurrency", "0", "from 1 to 128"),
+        ("sidecar.meshwright.io/concurrency", "-3", "from 1 to 128"),
+        ("sidecar.meshwright.io/exclude-outbound-ports", "80,,443", "commas"),
+        ("sidecar.meshwright.io/exclude-outbound-ports", "0", "1 to 65535"),
+        ("sidecar.meshwright.io/exclude-inbound-ports", "70000", "1 to 65535"),
+        ("sidecar.meshwright.io/exclude-outbound-cidrs", "10.0.0.0", "10.0.0.0/8"),
+        ("sidecar.meshwright.io/exclude-outbound-cidrs", "$(reboot)", "10.0.0.0/8"),
+        ("sidecar.meshwright.io/surprise", "1", "not known"),
+        ("meshwright.io/inject", "maybe", "\"true\" or \"false\""),
+    ];
+    for (key, value, hint) in garbage {
+        match inject(&annotated(key, value), &namespace(), &settings()) {
+            Decision::Deny(problem) => {
+                assert_eq!(problem.reason, DenyReason::InvalidOverride);
+                assert!(problem.message.contains(key), "{problem}");
+                assert!(problem.message.contains(hint), "{problem}");
+            }
+            other => panic!("{key}: {value}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_long_value_does_not_end_in_the_message() {
+    match inject(
+        &annotated("sidecar.meshwright.io/log-level", &"x".repeat(10_000)),
+        &namespace(),
+        &settings(),
+    ) {
+        Decision::Deny(problem) => assert!(problem.message.len() < 400),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_sidecar_of_another_mesh_is_refused() {
+    let other = Settings { mesh: "another".to_owned(), ..settings() };
+    let mut there = namespace();
+    there.labels.insert(labels::MESH.to_owned(), "another".to_owned());
+    let Decision::Inject(patch) = inject(&pod(PLAIN), &there, &other) else { panic!("not injected") };
+    match inject(&patched(&pod(PLAIN), &patch), &namespace(), &settings()) {
+        Decision::Deny(problem) => assert_eq!(problem.reason, DenyReason::OtherMesh),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_claim_to_be_injected_does_not_help_an_impostor() {
+    let mut pod = annotated(labels::INJECTION, "injected");
+    let spec = pod.spec.as_mut().unwrap();
+    spec.containers[0].name = labels::PROXY_CONTAINER.to_owned();
+    match inject(&pod, &namespace(), &settings()) {
+        Decision::Deny(problem) => assert_eq!(problem.reason, DenyReason::NameCollision),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn only_the_init_container_has_capabilities() {
+    let after = injected(&pod(include_str!("pods/security-context.yaml")), &settings()).spec.unwrap();
+    let proxy = after.containers[0].security_context.clone().unwrap();
+    assert_eq!(proxy.capabilities.unwrap().add, None);
+    assert_eq!((proxy.run_as_user, proxy.run_as_non_root), (Some(1337), Some(true)));
+    let init = after.init_containers.unwrap()[0].security_context.clone().unwrap();
+    assert_eq!(init.capabilities.unwrap().add.unwrap(), ["NET_ADMIN", "NET_RAW"]);
+    assert_eq!(init.allow_privilege_escalation, Some(false));
+}
+
+#[test]
+fn settings_of_the_mesh_reach_the_pod() {
+    let mut spec: crds::MeshConfigSpec = serde_json::from_value(serde_json::json!({
+        "version": "0.2.0",
+        "trustDomain": "books.example",
+        "sidecar": {"logLevel": "info", "concurrency": 2, "resources": {"limits": {"memory": "1Gi"}}},
+        "traffic": {"exclusions": {"outboundPorts": [25], "outboundCidrs": ["10.9.0.0/16"], "inboundPorts": [22]}}
+    }))
+    .unwrap();
+    let with = settings().with(&spec).unwrap();
+    let after =
+        injected(&annotated("sidecar.meshwright.io/exclude-outbound-ports", "26"), &with).spec.unwrap();
+    let init = after.init_containers.unwrap()[0].args.clone().unwrap();
+    assert_eq!(
+        init.join(" "),
+        "init --exclude-outbound-ports 25,26 --exclude-outbound-cidrs 10.9.0.0/16 --exclude-inbound-ports 22"
+    );
+    let env = after.containers[0].env.clone().unwrap();
+    let value =
+        |name: &str| env.iter().find(|variable| variable.name == name).unwrap().value.clone().unwrap();
+    assert_eq!(value("MESHWRIGHT_TRUST_DOMAIN"), "books.example");
+    assert_eq!(value("MESHWRIGHT_CONCURRENCY"), "2");
+    assert_eq!(value("MESHWRIGHT_LOG_LEVEL"), "info");
+    spec.sidecar.concurrency = Some(0);
+    assert_eq!(settings().with(&spec).unwrap_err().field, "spec.sidecar.concurrency");
+}
+
+#[test]
+fn fields_that_we_do_not_know_survive() {
+    let raw = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "future"},
+        "spec": {
+            "containers": [{"name": "app", "image": "app:1", "fromTheFuture": {"keep": true}}],
+            "volumes": [{"name": "v", "futureVolume": {"x": 1}}],
+            "spaceship": "yes"
+        }
+    });
+    let typed: Pod = serde_json::from_value(raw.clone()).unwrap();
+    let Decision::Inject(patch) = inject(&typed, &namespace(), &settings()) else { panic!("not injected") };
+    let mut after = raw;
+    json_patch::patch(&mut after, &patch).unwrap();
+    assert_eq!(after["spec"]["containers"][1]["fromTheFuture"]["keep"], true);
+    assert_eq!(after["spec"]["volumes"][0]["futureVolume"]["x"], 1);
+    assert_eq!(after["spec"]["spaceship"], "yes");
+}
