@@ -27,7 +27,7 @@ start_api_server() {
     --service-account-issuer https://kubernetes.default.svc.cluster.local \
     --service-account-key-file "$PKI/sa.pub" --service-account-signing-key-file "$PKI/sa.key" \
     --api-audiences https://kubernetes.default.svc.cluster.local \
-    --profiling=false --v 1
+    --profiling=false
 }
 
 start_controller_manager() {
@@ -36,7 +36,8 @@ start_controller_manager() {
     --controllers '*,-nodeipam' --use-service-account-credentials --leader-elect=false \
     --service-account-private-key-file "$PKI/sa.key" --root-ca-file "$PKI/ca.crt" \
     --cluster-signing-cert-file "$PKI/ca.crt" --cluster-signing-key-file "$PKI/ca.key" \
-    --cluster-name "meshwright-$NAME" --port 0 --profiling=false --v 1
+    --cluster-name "meshwright-$NAME" --port 0 --profiling=false \
+    --kube-api-qps 200 --kube-api-burst 400 # its own limit of 20/s would take seconds of every start
 }
 
 api_answers() { curl -sf --noproxy '*' --max-time 2 --cacert "$PKI/ca.crt" "$SERVER/readyz"; }
@@ -52,7 +53,8 @@ start_api() {
   make_pki
   start_etcd
   start_api_server
+  wait_ready 60 "the API server" "etcd kube-apiserver" api_answers
+  # Only now: refused by an API server that has no roles yet, it would wait 10 s before it asks again.
   start_controller_manager
-  wait_ready 60 "the API server" "$API_PARTS" api_answers
   wait_ready 60 "the controllers" "$API_PARTS" controllers_work
 }

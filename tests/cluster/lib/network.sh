@@ -58,6 +58,8 @@ make_network() {
   # A default route must exist for kubelet and for ClusterIPs to be routable; the host does not
   # forward what comes this way unless it was told to.
   in_node ip route add default via "$HOST_IP"
+  # kubelet asks a cloud's metadata service for credentials, and would wait 10 s for no answer.
+  in_node ip route add prohibit 169.254.0.0/16
   ip route add "$POD_CIDR" via "$NODE_IP"
   ip route add "$SERVICE_CIDR" via "$NODE_IP"
   in_node sysctl -qw net.ipv4.ip_forward=1

@@ -98,7 +98,9 @@ maxPods: 200
 registryPullQPS: 0
 serializeImagePulls: false
 syncFrequency: 10s
-nodeStatusUpdateFrequency: 5s
+nodeStatusUpdateFrequency: 1s
+kubeAPIQPS: 100
+kubeAPIBurst: 200
 eventRecordQPS: 0
 volumePluginDir: /var/lib/kubelet/volume-plugins
 END
@@ -136,24 +138,31 @@ start_kubelet() {
   start_daemon kubelet "$KUBERNETES_BIN/kubelet" --config "$RUN/kubelet.yaml" \
     --kubeconfig "$RUN/kubeconfigs/kubelet" --root-dir /var/lib/kubelet --cert-dir /var/lib/kubelet/pki \
     --container-runtime remote --container-runtime-endpoint "unix://$(containerd_socket)" \
-    --hostname-override "$NAME" --node-ip "$NODE_IP" --v 1
+    --hostname-override "$NAME" --node-ip "$NODE_IP"
 }
 
+# Ready, as said by this kubelet: the API still holds what the one before it had said.
 node_ready() {
-  kube get node "$NAME" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' | grep -qx True
+  local status heard
+  read -r status heard < <(kube get node "$NAME" \
+    -o 'jsonpath={range .status.conditions[?(@.type=="Ready")]}{.status} {.lastHeartbeatTime}{end}')
+  [ "$status" = True ] && [ "$(date -d "$heard" +%s)" -ge "$(stat -c %Y "$RUN/pids/kubelet")" ]
 }
+
+services_routed() { in_node curl -sf --max-time 2 http://127.0.0.1:10256/healthz; }
 
 start_node() {
   make_mount_namespace
   write_node_config
   start_daemon kube-scheduler "$KUBERNETES_BIN/kube-scheduler" --kubeconfig "$RUN/kubeconfigs/scheduler" \
-    --leader-elect=false --port 0 --v 1
+    --leader-elect=false --port 0 --kube-api-qps 200 --kube-api-burst 400
   start_containerd
   load_pause_image
   start_kubelet
-  start_daemon kube-proxy "$KUBERNETES_BIN/kube-proxy" --config "$RUN/kube-proxy.yaml" --v 1
+  start_daemon kube-proxy "$KUBERNETES_BIN/kube-proxy" --config "$RUN/kube-proxy.yaml"
   start_dns
   wait_ready 60 "the node" "$NODE_PARTS" node_ready
+  wait_ready 30 "kube-proxy" "$NODE_PARTS" services_routed
 }
 
 start_dns() {
