@@ -10,5 +10,18 @@
 //! Pure: no clock, no network, no Kubernetes client. The operator executes plans; the CLI prints them.
 
 pub mod catalogue;
+pub mod check;
+pub mod display;
+pub mod facts;
+pub mod plan;
+pub mod planner;
+pub mod records;
+pub mod waiting;
+pub mod workload;
 
 pub use catalogue::{Catalogue, Release, UnknownVersion, Unreachable};
+pub use check::{Note, check};
+pub use facts::{Desired, Observed};
+pub use plan::{Action, Plan};
+pub use planner::plan;
+pub use waiting::WaitingOn;

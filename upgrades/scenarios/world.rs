@@ -1,0 +1,338 @@
+//! A model of a cluster: workloads that make their pods again, admission that labels them, budgets, readiness that
+//! takes its time, and a control-plane reconciler. One tick is one second.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crds::mesh_upgrade::UpgradePhase;
+use upgrades::facts::{
+    Approval, Budget, Desired, Kind, Namespace, Observed, Pod, Proxy, Readiness, Rollout, Strategy, Workload,
+    WorkloadId,
+};
+use upgrades::{Action, Catalogue, Plan};
+
+/// A small generator, so that a seed is a whole history (Steele et al., SplitMix64).
+#[derive(Clone)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit.max(1)
+    }
+}
+
+#[derive(Clone)]
+pub struct SimPod {
+    pub uid: String,
+    pub revision: Option<String>,
+    pub ready_at: u64,
+    pub synced_at: u64,
+    pub gone_at: Option<u64>,
+    pub mark: Option<String>,
+}
+
+#[derive(Clone)]
+pub struct SimWorkload {
+    pub replicas: u32,
+    pub strategy: Strategy,
+    pub mark: Option<String>,
+    /// When a Job's pods end.
+    pub ends_at: Option<u64>,
+    pub pods: BTreeMap<String, SimPod>,
+}
+
+#[derive(Clone, Default)]
+pub struct SimNamespace {
+    pub revision: Option<String>,
+    pub before: Option<String>,
+    pub labelled_at: u64,
+    pub workloads: BTreeMap<WorkloadId, SimWorkload>,
+    /// Name → (minimum of healthy pods, names of the workloads that it covers).
+    pub budgets: BTreeMap<String, (u32, BTreeSet<String>)>,
+}
+
+#[derive(Clone)]
+pub struct World {
+    pub now: u64,
+    pub dice: Dice,
+    /// Longest time a pod takes to be ready, and its sidecar to be in sync after that.
+    pub slow: u64,
+    /// How long admission may go on seeing an old label.
+    pub lag: u64,
+    pub desired: Desired,
+    pub effective: String,
+    pub namespaces: BTreeMap<String, SimNamespace>,
+    /// Release → when it is ready.
+    pub revisions: BTreeMap<String, u64>,
+    pub soaks: BTreeMap<String, u64>,
+    /// As last written to the record.
+    pub phase: UpgradePhase,
+    uids: u64,
+}
+
+pub const START: u64 = 1_700_000_000;
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let desired = Desired {
+            mesh: "m".to_owned(),
+            from: "0.1.0".to_owned(),
+            to: "0.2.0".to_owned(),
+            wanted: "0.2.0".to_owned(),
+            waves: Vec::new(),
+            soak: Duration::ZERO,
+            approval: Approval::NotNeeded,
+            paused: false,
+            abort: false,
+            workloads_at_once: 2,
+        };
+        Self {
+            now: START,
+            dice: Dice(seed),
+            slow: 3,
+            lag: 0,
+            desired,
+            effective: "0.1.0".to_owned(),
+            namespaces: BTreeMap::new(),
+            revisions: [("0.1.0".to_owned(), START)].into(),
+            soaks: BTreeMap::new(),
+            phase: UpgradePhase::ControlPlane,
+            uids: 0,
+        }
+    }
+
+    pub fn namespace(&mut self, name: &str) -> &mut SimNamespace {
+        self.namespaces
+            .entry(name.to_owned())
+            .or_insert_with(|| SimNamespace { revision: Some("0.1.0".to_owned()), ..SimNamespace::default() })
+    }
+
+    /// Adds a workload whose pods all run.
+    pub fn add(&mut self, namespace: &str, kind: Kind, name: &str, replicas: u32, strategy: Strategy) {
+        let workload = SimWorkload { replicas, strategy, mark: None, ends_at: None, pods: BTreeMap::new() };
+        let id = WorkloadId { name: name.to_owned(), kind };
+        self.namespace(namespace).workloads.insert(id, workload);
+        self.controllers();
+        let now = self.now;
+        for pod in self.pods_mut() {
+            (pod.ready_at, pod.synced_at) = (now, now);
+        }
+    }
+
+    pub fn deployment(&mut self, namespace: &str, name: &str, replicas: u32) {
+        self.add(namespace, Kind::Deployment, name, replicas, ROLLING);
+    }
+
+    pub fn budget(&mut self, namespace: &str, name: &str, least: u32, workloads: &[&str]) {
+        let covers = workloads.iter().map(|name| (*name).to_owned()).collect();
+        self.namespace(namespace).budgets.insert(name.to_owned(), (least, covers));
+    }
+
+    pub fn pods_mut(&mut self) -> impl Iterator<Item = &mut SimPod> {
+        self.namespaces.values_mut().flat_map(|n| n.workloads.values_mut()).flat_map(|w| w.pods.values_mut())
+    }
+
+    pub fn observe(&self) -> Observed {
+        let namespaces = self.namespaces.iter().map(|(name, namespace)| (name.clone(), self.seen(namespace)));
+        let ready = |at: &u64| match *at <= self.now {
+            true => Readiness::Ready,
+            false => Readiness::NotReady("controller: 0 of 2 replicas are ready".to_owned()),
+        };
+        Observed {
+            now: self.now,
+            catalogue: Catalogue::embedded(),
+            revisions: self.revisions.iter().map(|(version, at)| (version.clone(), ready(at))).collect(),
+            namespaces: namespaces.collect(),
+            strays: BTreeSet::new(),
+            soaks: self.soaks.clone(),
+        }
+    }
+
+    fn seen(&self, namespace: &SimNamespace) -> Namespace {
+        let workloads =
+            namespace.workloads.iter().map(|(id, workload)| (id.clone(), self.seen_workload(workload)));
+        let budgets = namespace.budgets.iter().map(|(name, (least, covers))| {
+            let covered = namespace.workloads.iter().filter(|(id, _)| covers.contains(&id.name));
+            let pods = covered.flat_map(|(_, workload)| workload.pods.keys().cloned()).collect();
+            (name.clone(), Budget { allowed: self.healthy(namespace, covers).saturating_sub(*least), pods })
+        });
+        Namespace {
+            revision: namespace.revision.clone(),
+            terminating: false,
+            workloads: workloads.collect(),
+            budgets: budgets.collect(),
+        }
+    }
+
+    fn seen_workload(&self, workload: &SimWorkload) -> Workload {
+        let settled = workload.live().all(|(_, pod)| pod.mark == workload.mark);
+        let pods = workload.pods.iter().map(|(name, pod)| {
+            let proxy = if pod.synced_at <= self.now { Proxy::InSync } else { Proxy::NotConnected };
+            let (uid, revision) = (pod.uid.clone(), pod.revision.clone());
+            let ready = pod.ready_at <= self.now;
+            (name.clone(), Pod { uid, revision, ready, terminating: pod.gone_at.is_some(), proxy })
+        });
+        Workload {
+            replicas: workload.replicas,
+            rollout: if settled { Rollout::Settled } else { Rollout::Progressing },
+            strategy: workload.strategy,
+            moved_to: workload.mark.clone(),
+            pods: pods.collect(),
+        }
+    }
+
+    pub fn healthy(&self, namespace: &SimNamespace, covers: &BTreeSet<String>) -> u32 {
+        let covered = namespace.workloads.iter().filter(|(id, _)| covers.contains(&id.name));
+        u32::try_from(covered.map(|(_, workload)| workload.ready(self.now)).sum::<usize>()).unwrap()
+    }
+
+    /// What the executor would do, refusing what isn't as expected, as the API server would.
+    pub fn execute(&mut self, action: &Action) {
+        let now = self.now;
+        match action {
+            Action::Relabel { namespace, expect, to } => {
+                let state = self.namespace(namespace);
+                if state.revision == *expect {
+                    (state.before, state.labelled_at) = (state.revision.replace(to.clone()), now);
+                }
+            }
+            Action::Evict { namespace, workload, pod, uid, .. } => {
+                let drain = 1 + self.dice.below(4);
+                let state = &self.namespaces[namespace];
+                let blocked = state.budgets.values().any(|(least, covers)| {
+                    covers.contains(&workload.name) && self.healthy(state, covers) <= *least
+                });
+                let workload = self.namespace(namespace).workloads.get_mut(workload).unwrap();
+                if let Some(pod) =
+                    workload.pods.get_mut(pod).filter(|pod| pod.uid == *uid && pod.gone_at.is_none())
+                    && (!blocked || pod.ready_at > now)
+                {
+                    pod.gone_at = Some(now + drain);
+                }
+            }
+            Action::Surge { namespace, deployment, expect, mark } => {
+                let id = WorkloadId { name: deployment.clone(), kind: Kind::Deployment };
+                let workload = self.namespace(namespace).workloads.get_mut(&id).unwrap();
+                if workload.mark == *expect {
+                    workload.mark = Some(mark.clone());
+                }
+            }
+            Action::BeginSoak { wave, since } => {
+                self.soaks.insert(wave.clone(), *since);
+            }
+        }
+    }
+
+    /// A second passes.
+    pub fn tick(&mut self) {
+        self.now += 1;
+        let now = self.now;
+        for workload in self.namespaces.values_mut().flat_map(|n| n.workloads.values_mut()) {
+            workload.pods.retain(|_, pod| pod.gone_at.is_none_or(|at| at > now));
+            if workload.ends_at.is_some_and(|at| at <= now) {
+                (workload.replicas, workload.pods) = (0, BTreeMap::new());
+            }
+        }
+        self.controllers();
+        self.control_plane();
+    }
+
+    fn controllers(&mut self) {
+        let (now, lag, slow) = (self.now, self.lag, self.slow);
+        for namespace in self.namespaces.values_mut() {
+            let stale = now < namespace.labelled_at + self.dice.below(lag + 1);
+            let label = if stale { &namespace.before } else { &namespace.revision };
+            for (id, workload) in &mut namespace.workloads {
+                workload.replace_old_template(now);
+                while let Some(name) = workload.missing(id, self.uids) {
+                    self.uids += 1;
+                    let ready_at = now + 1 + self.dice.below(slow);
+                    let pod = SimPod {
+                        uid: self.uids.to_string(),
+                        revision: label.clone(),
+                        ready_at,
+                        synced_at: ready_at + self.dice.below(slow),
+                        gone_at: None,
+                        mark: workload.mark.clone(),
+                    };
+                    workload.pods.insert(name, pod);
+                }
+            }
+        }
+    }
+
+    /// Brings up what is wanted, removes what nobody uses, and computes what is in effect.
+    fn control_plane(&mut self) {
+        let wanted = self.desired.wanted.clone();
+        if self.namespaces.values().all(|namespace| namespace.revision.as_ref() == Some(&wanted)) {
+            self.effective.clone_from(&wanted);
+        }
+        let ready_at = self.now + 1 + self.dice.below(self.slow);
+        self.revisions.entry(wanted.clone()).or_insert(ready_at);
+        let observed = self.observe();
+        let effective = self.effective.clone();
+        let held =
+            !matches!(self.phase, UpgradePhase::Retiring | UpgradePhase::Complete | UpgradePhase::Aborted);
+        self.revisions.retain(|version, _| {
+            held || *version == wanted
+                || *version == effective
+                || !upgrades::planner::users(&observed, version).is_empty()
+        });
+    }
+
+    /// One pass of the operator that does all it plans.
+    pub fn pass(&mut self) -> Plan {
+        let observed = self.observe();
+        let plan = upgrades::plan(&observed, &self.desired);
+        assert_eq!(upgrades::check(&plan, &observed), [], "{plan}\n{observed:#?}");
+        assert_eq!(upgrades::plan(&observed, &self.desired), plan, "planning again on the same facts");
+        plan.actions.iter().for_each(|action| self.execute(action));
+        self.phase = plan.phase;
+        plan
+    }
+}
+
+/// What a Deployment has when nobody says otherwise, for one replica.
+pub const ROLLING: Strategy = Strategy::RollingUpdate { max_surge: 1, max_unavailable: 0 };
+
+impl SimWorkload {
+    pub fn live(&self) -> impl Iterator<Item = (&String, &SimPod)> {
+        self.pods.iter().filter(|(_, pod)| pod.gone_at.is_none())
+    }
+
+    pub fn ready(&self, now: u64) -> usize {
+        self.live().filter(|(_, pod)| pod.ready_at <= now).count()
+    }
+
+    /// A Deployment's roll-out: old pods go while enough are ready.
+    fn replace_old_template(&mut self, now: u64) {
+        let wanted = usize::try_from(self.replicas).unwrap();
+        while self.ready(now) > wanted {
+            let mark = self.mark.clone();
+            let old = self.pods.values_mut().find(|pod| pod.gone_at.is_none() && pod.mark != mark);
+            let Some(old) = old else { return };
+            old.gone_at = Some(now + 2);
+        }
+    }
+
+    /// Name of the next pod to make, if one is missing.
+    fn missing(&self, id: &WorkloadId, uids: u64) -> Option<String> {
+        let wanted = usize::try_from(self.replicas).unwrap();
+        match id.kind {
+            Kind::StatefulSet => {
+                (0..wanted).map(|n| format!("{}-{n}", id.name)).find(|name| !self.pods.contains_key(name))
+            }
+            Kind::Pod | Kind::Job if !self.pods.is_empty() => None,
+            _ => {
+                let (live, old) =
+                    (self.live().count(), self.live().filter(|(_, pod)| pod.mark != self.mark).count());
+                let room = wanted + usize::from(old > 0);
+                (live < room && live - old < wanted).then(|| format!("{}-p{uids}", id.name))
+            }
+        }
+    }
+}

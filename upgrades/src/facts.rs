@@ -1,0 +1,260 @@
+//! What a plan is made of: what was observed, and what is wanted. Plain data; gathered by the operator.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use crate::catalogue::Catalogue;
+
+/// Everything that was observed, at one time.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// Seconds since 1970, UTC.
+    pub now: u64,
+    /// Known releases.
+    pub catalogue: Catalogue,
+    /// Control-plane revisions that exist, by release.
+    pub revisions: BTreeMap<String, Readiness>,
+    /// Namespaces of the mesh.
+    pub namespaces: BTreeMap<String, Namespace>,
+    /// Pods outside those namespaces that still have a sidecar of the mesh.
+    pub strays: BTreeSet<Stray>,
+    /// Since when a wave soaks (seconds since 1970), as the record holds it.
+    pub soaks: BTreeMap<String, u64>,
+}
+
+/// Whether a revision's controller, injector and webhook can take over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// All replicas of both are ready and the webhook is in place.
+    Ready,
+    /// Not yet, and what is missing.
+    NotReady(String),
+}
+
+/// A namespace of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Namespace {
+    /// Its revision label.
+    pub revision: Option<String>,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+    /// What runs in it.
+    pub workloads: BTreeMap<WorkloadId, Workload>,
+    /// Its PodDisruptionBudgets by name.
+    pub budgets: BTreeMap<String, Budget>,
+}
+
+/// Name and kind of a workload within its namespace; ordered by name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WorkloadId {
+    /// Name of the object that makes the pods (or of the pod).
+    pub name: String,
+    /// Its kind.
+    pub kind: Kind,
+}
+
+/// Kind of the object that makes the pods.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// apps/v1 Deployment.
+    Deployment,
+    /// apps/v1 StatefulSet.
+    StatefulSet,
+    /// apps/v1 DaemonSet.
+    DaemonSet,
+    /// A ReplicaSet or ReplicationController that no Deployment owns.
+    ReplicaSet,
+    /// batch/v1 Job, whether or not of a CronJob.
+    Job,
+    /// A pod that nothing makes again.
+    Pod,
+    /// A controller that Meshwright does not know; the kind as the pod's owner reference names it.
+    Other(String),
+}
+
+impl fmt::Display for WorkloadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.kind {
+            Kind::Deployment => "Deployment",
+            Kind::StatefulSet => "StatefulSet",
+            Kind::DaemonSet => "DaemonSet",
+            Kind::ReplicaSet => "ReplicaSet",
+            Kind::Job => "Job",
+            Kind::Pod => "Pod",
+            Kind::Other(kind) => kind,
+        };
+        write!(f, "{kind} {}", self.name)
+    }
+}
+
+/// A workload and its pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// Pods that it wants.
+    pub replicas: u32,
+    /// Whether its own roll-out is over.
+    pub rollout: Rollout,
+    /// How it replaces pods when its template changes.
+    pub strategy: Strategy,
+    /// Value of the annotation `meshwright.io/moved-to` of its pod template.
+    pub moved_to: Option<String>,
+    /// Pods that have not ended, by name.
+    pub pods: BTreeMap<String, Pod>,
+}
+
+/// Whether a workload's own roll-out is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rollout {
+    /// Its controller has seen the latest generation and all pods are of the latest template.
+    Settled,
+    /// Not so.
+    Progressing,
+}
+
+/// How a workload replaces its pods when its template changes; numbers are resolved, not percentages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    /// New pods come up while old ones go.
+    RollingUpdate {
+        /// Pods above the wanted number.
+        max_surge: u32,
+        /// Pods below the wanted number.
+        max_unavailable: u32,
+    },
+    /// All old pods go first.
+    Recreate,
+    /// Roll-outs are paused by its owner (`spec.paused`).
+    Paused,
+    /// The kind has no roll-out that could bring a new pod up first.
+    None,
+}
+
+/// A pod that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Its uid.
+    pub uid: String,
+    /// Release of its sidecar; none when it has no sidecar.
+    pub revision: Option<String>,
+    /// Condition `Ready`.
+    pub ready: bool,
+    /// Whether it has a deletion timestamp.
+    pub terminating: bool,
+    /// What the controllers say about its sidecar.
+    pub proxy: Proxy,
+}
+
+/// What the controllers say about a sidecar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proxy {
+    /// Not all controllers could be asked.
+    Unknown,
+    /// Connected to none.
+    NotConnected,
+    /// Connected; has not acknowledged everything yet.
+    Behind,
+    /// Refuses something; Envoy's words.
+    Rejecting(String),
+    /// Connected and has acknowledged everything.
+    InSync,
+}
+
+/// A PodDisruptionBudget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budget {
+    /// `status.disruptionsAllowed`; 0 while its controller has not seen its latest generation.
+    pub allowed: u32,
+    /// Names of the pods that it selects.
+    pub pods: BTreeSet<String>,
+}
+
+/// A pod outside the mesh's namespaces that still has its sidecar.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stray {
+    /// Namespace.
+    pub namespace: String,
+    /// Pod.
+    pub pod: String,
+    /// Release of the sidecar.
+    pub revision: String,
+}
+
+/// What is wanted: one record and what the MeshConfig says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// Name of the mesh.
+    pub mesh: String,
+    /// Release that was in effect.
+    pub from: String,
+    /// Release to go to.
+    pub to: String,
+    /// `spec.version` of the MeshConfig now.
+    pub wanted: String,
+    /// Waves as written.
+    pub waves: Vec<Wave>,
+    /// How long a wave is watched.
+    pub soak: Duration,
+    /// Whether a person has to approve and has.
+    pub approval: Approval,
+    /// `spec.paused`.
+    pub paused: bool,
+    /// `spec.abort`.
+    pub abort: bool,
+    /// How many workloads may be short of a pod on account of the upgrade at once; at least 1.
+    pub workloads_at_once: usize,
+}
+
+/// A wave as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wave {
+    /// Name.
+    pub name: String,
+    /// Namespaces in order.
+    pub namespaces: Vec<String>,
+}
+
+/// Whether a person has to approve and has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Approval {
+    /// Nobody has to.
+    NotNeeded,
+    /// Somebody has.
+    Given,
+    /// Somebody has to.
+    Missing,
+}
+
+/// Which way an upgrade goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To the new release.
+    Forward,
+    /// Back: `spec.abort` was set.
+    BackOnAbort,
+    /// Back: the MeshConfig asks for the old release again.
+    BackOnEdit,
+}
+
+impl Desired {
+    /// Which way to go. A MeshConfig that asks for a third release is another record's matter.
+    #[must_use]
+    pub fn direction(&self) -> Direction {
+        if self.wanted == self.from {
+            Direction::BackOnEdit
+        } else if self.abort {
+            Direction::BackOnAbort
+        } else {
+            Direction::Forward
+        }
+    }
+
+    /// The release to move namespaces and pods to.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        match self.direction() {
+            Direction::Forward => &self.to,
+            Direction::BackOnAbort | Direction::BackOnEdit => &self.from,
+        }
+    }
+}

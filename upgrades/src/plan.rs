@@ -1,0 +1,160 @@
+//! The plan as a value: every step with its state and reason, what to do now, and what is waited for.
+
+use crds::mesh_upgrade::{StepState, UpgradePhase};
+
+use crate::facts::{Desired, WorkloadId};
+use crate::waiting::{Place, WaitingOn};
+use crate::workload::{Manner, Stays};
+
+/// What has to happen, what may happen now, and why not more. It leaves its executor no choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "an unread plan is an upgrade that looks stuck"]
+pub struct Plan {
+    /// What the plan is for.
+    pub desired: Desired,
+    /// Where the upgrade stands.
+    pub phase: UpgradePhase,
+    /// Every step, in order.
+    pub steps: Vec<Step>,
+    /// What to do now, in order; each may be done or not, and twice, without harm.
+    pub actions: Vec<Action>,
+    /// What is waited for; empty only when the upgrade is over or something is done now.
+    pub waiting: Vec<WaitingOn>,
+    /// Sidecars of the target.
+    pub moved: usize,
+    /// Sidecars of the mesh's namespaces.
+    pub total: usize,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What it does.
+    pub what: What,
+    /// How far it is.
+    pub state: StepState,
+    /// Why it waits.
+    pub waiting: Option<WaitingOn>,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// A person approves.
+    Approve,
+    /// The control plane of a release comes up (the control-plane reconciler does it).
+    BringUp {
+        /// Release.
+        version: String,
+    },
+    /// A namespace gets the label of a release.
+    Label {
+        /// Namespace.
+        namespace: String,
+        /// Release.
+        version: String,
+    },
+    /// A workload's pods are replaced.
+    Move {
+        /// Workload.
+        place: Place,
+        /// How.
+        manner: Manner,
+        /// Sidecars of the target.
+        moved: usize,
+        /// Sidecars.
+        total: usize,
+    },
+    /// A workload is left alone.
+    Leave {
+        /// Workload.
+        place: Place,
+        /// Why.
+        why: Stays,
+    },
+    /// A wave is watched.
+    Soak {
+        /// Wave.
+        wave: String,
+    },
+    /// A revision is removed (the control-plane reconciler does it).
+    Retire {
+        /// Release.
+        version: String,
+    },
+}
+
+/// Something to do now, with what is expected to be found; if it isn't found, nothing is to be done.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Set the revision label of a namespace.
+    Relabel {
+        /// Namespace.
+        namespace: String,
+        /// Value expected to be found.
+        expect: Option<String>,
+        /// Value to set.
+        to: String,
+    },
+    /// Evict a pod.
+    Evict {
+        /// Namespace.
+        namespace: String,
+        /// Its workload.
+        workload: WorkloadId,
+        /// Pod.
+        pod: String,
+        /// Uid expected to be found.
+        uid: String,
+        /// What the eviction costs.
+        cost: Cost,
+    },
+    /// Set the annotation `meshwright.io/moved-to` on a Deployment's pod template.
+    Surge {
+        /// Namespace.
+        namespace: String,
+        /// The Deployment.
+        deployment: String,
+        /// Value expected to be found.
+        expect: Option<String>,
+        /// Value to set.
+        mark: String,
+    },
+    /// Record that a wave soaks.
+    BeginSoak {
+        /// Wave.
+        wave: String,
+        /// Seconds since 1970.
+        since: u64,
+    },
+}
+
+/// What an eviction costs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cost {
+    /// Nothing: the pod isn't ready.
+    Nothing,
+    /// One of several ready pods, which no budget covers.
+    Replica,
+    /// One of several ready pods, at the expense of this budget.
+    Budget(String),
+    /// The only pod (of its node).
+    Gap {
+        /// Budget that pays for it, if one covers it.
+        budget: Option<String>,
+    },
+}
+
+impl Plan {
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub fn over(&self) -> bool {
+        matches!(self.phase, UpgradePhase::Complete | UpgradePhase::Aborted)
+    }
+
+    /// `3/9 pods`.
+    #[must_use]
+    pub fn progress(&self) -> String {
+        format!("{}/{} pods", self.moved, self.total)
+    }
+}
