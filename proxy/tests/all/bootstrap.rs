@@ -1,0 +1,46 @@
+//! Envoy's bootstrap: as a golden file, and before the real Envoys.
+
+use std::path::Path;
+use std::process::Command;
+
+use proxy::bootstrap::render;
+use proxy::environment::Controller;
+use proxy::{certificate, sds};
+
+use crate::support::{ENVOYS, environment, envoy};
+
+#[test]
+fn bootstrap_is_as_recorded() {
+    insta::assert_json_snapshot!(render(&environment(), Path::new("/run/meshwright")));
+}
+
+#[test]
+fn oldest_and_newest_envoy_accept_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = crate::certificate::Authority::new();
+    let (key, csr) = certificate::key_and_request("spiffe://cluster.local/ns/a/sa/b").unwrap();
+    let answer =
+        authority.answer(&csr, "spiffe://cluster.local/ns/a/sa/b", crate::certificate::Life::default());
+    let now = time::OffsetDateTime::now_utc();
+    let identity = certificate::accept(&answer, "spiffe://cluster.local/ns/a/sa/b", &key, now).unwrap();
+    sds::write(directory.path(), &identity).unwrap();
+
+    let mut v6 = environment();
+    v6.pod_ip = "fd00::2".parse().unwrap();
+    v6.controller = Controller { host: "controller.example".into(), port: 1 };
+    for (version, environment) in
+        ENVOYS.into_iter().flat_map(|version| [(version, environment()), (version, v6.clone())])
+    {
+        let path = directory.path().join("envoy.json");
+        sds::replace(&path, &render(&environment, directory.path())).unwrap();
+        let output = Command::new(envoy(version))
+            .args(["--mode", "validate"])
+            .args(proxy::envoy::arguments(environment.envoy, &path))
+            .output()
+            .unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "Envoy {version}: {printed}");
+        let warnings: Vec<_> = printed.lines().filter(|line| line.contains("[warning]")).collect();
+        assert!(warnings.is_empty(), "Envoy {version} warns: {warnings:?}");
+    }
+}

@@ -1,0 +1,91 @@
+//! Parsing what the injector wrote; and the constants that both repeat.
+
+use crds::labels;
+use proxy::constants;
+use proxy::environment::{LogLevel, Problem, parse};
+use proxy::probe::Scheme;
+
+use crate::support::{environment, variables};
+
+fn problems(change: &[(&'static str, &str)]) -> Vec<Problem> {
+    let mut variables = variables();
+    for (name, value) in change {
+        variables.insert(name, (*value).to_owned());
+    }
+    parse(|name| variables.get(name).cloned()).expect_err("it is wrong").0
+}
+
+#[test]
+fn constants_agree_with_crds() {
+    assert_eq!(i64::from(constants::PROXY_UID), labels::PROXY_UID);
+    assert_eq!(constants::OUTBOUND_PORT, labels::OUTBOUND_PORT);
+    assert_eq!(constants::INBOUND_PORT, labels::INBOUND_PORT);
+    assert_eq!(constants::ENVOY_ADMIN_PORT, labels::ENVOY_ADMIN_PORT);
+    assert_eq!(constants::PROXY_PORT, labels::PROXY_PORT);
+    assert_eq!(constants::PROMETHEUS_PORT, labels::PROMETHEUS_PORT);
+    let workload = environment().workload;
+    assert_eq!(
+        workload.spiffe_id(),
+        labels::spiffe_id(&workload.trust_domain, &workload.namespace, &workload.service_account)
+    );
+}
+
+#[test]
+fn an_injected_environment_is_understood() {
+    let mut variables = variables();
+    variables.insert(
+        "MESHWRIGHT_PROBES",
+        r#"{"app/liveness": {"scheme": "HTTP", "port": 8080, "path": "/live", "headers": {"a": "b"}, "timeoutSeconds": 2},
+            "app/readiness": {"scheme": "TCP", "port": 8080}}"#
+            .to_owned(),
+    );
+    let environment = parse(|name| variables.get(name).cloned()).expect("it is right");
+    assert_eq!(environment.controller.port, 15012);
+    assert_eq!(environment.envoy.log_level, LogLevel::Warning);
+    assert_eq!(environment.probes["app/liveness"].timeout_seconds, Some(2));
+    assert_eq!(environment.probes["app/readiness"].scheme, Scheme::Tcp);
+}
+
+#[test]
+fn optional_variables_have_defaults() {
+    let mut variables = variables();
+    for name in ["MESHWRIGHT_LOG_LEVEL", "MESHWRIGHT_CONCURRENCY", "MESHWRIGHT_GRACE_SECONDS"] {
+        variables.remove(name);
+    }
+    let environment = parse(|name| variables.get(name).cloned()).expect("it is right");
+    assert_eq!(environment.envoy.concurrency.get(), 1);
+    assert_eq!(environment.grace.as_secs(), 30);
+    assert!(environment.probes.is_empty());
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let found = parse(|_| None).expect_err("nothing is set").0;
+    assert!(found.contains(&Problem::Missing("POD_IP")));
+    assert_eq!(found.len(), 9, "{found:?}");
+}
+
+#[test]
+fn wrong_values_name_the_variable_and_the_rule() {
+    for (name, value) in [
+        ("POD_IP", "10.0.0"),
+        ("POD_NAMESPACE", "a/b"),
+        ("MESHWRIGHT_TRUST_DOMAIN", "x/ns/kube-system"),
+        ("SERVICE_ACCOUNT", "Default"),
+        ("MESHWRIGHT_CONTROLLER", "controller"),
+        ("MESHWRIGHT_CONTROLLER", "controller:0"),
+        ("MESHWRIGHT_LOG_LEVEL", "loud"),
+        ("MESHWRIGHT_CONCURRENCY", "0"),
+        ("MESHWRIGHT_CONCURRENCY", "100000"),
+        ("MESHWRIGHT_GRACE_SECONDS", "-1"),
+        ("MESHWRIGHT_PROBES", "{"),
+        ("MESHWRIGHT_PROBES", r#"{"a/liveness": {"scheme": "GRPC", "port": 1}}"#),
+        ("MESHWRIGHT_PROBES", r#"{"a/liveness": {"scheme": "HTTP", "port": 70000}}"#),
+    ] {
+        let found = problems(&[(name, value)]);
+        let [Problem::Invalid { name: named, .. }] = found.as_slice() else {
+            panic!("{name}={value}: {found:?}")
+        };
+        assert_eq!(*named, name);
+    }
+}
