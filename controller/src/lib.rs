@@ -1,3 +1,4 @@
 //! The controller.
 
+pub mod certificates;
 pub mod xds;

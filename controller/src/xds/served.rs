@@ -88,7 +88,10 @@ impl Served {
     }
 
     /// What differs from any other state.
-    pub(crate) fn difference<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (ResourceType, Name)> + 'a {
+    pub(crate) fn difference<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> impl Iterator<Item = (ResourceType, Name)> + 'a {
         ResourceType::ALL.into_iter().flat_map(move |kind| {
             let (old, new) = (&other.entries[place(kind)], &self.entries[place(kind)]);
             let differs = !Arc::ptr_eq(old, new);
@@ -115,7 +118,12 @@ pub struct Pool {
 }
 
 impl Pool {
-    fn intern(&mut self, kind: ResourceType, old: &Entries, new: BTreeMap<String, mesh::Resource>) -> Entries {
+    fn intern(
+        &mut self,
+        kind: ResourceType,
+        old: &Entries,
+        new: BTreeMap<String, mesh::Resource>,
+    ) -> Entries {
         let known = &mut self.known[place(kind)];
         new.into_iter()
             .map(|(name, resource)| {

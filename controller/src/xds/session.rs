@@ -97,7 +97,11 @@ impl Session {
         let first = !state.subscribed;
         state.subscribe(request, served.of(kind))?;
         if first && kind == ResourceType::Endpoint {
-            for name in std::mem::take(&mut self.owed).into_iter().filter(|name| state.wants(name)).collect::<Vec<_>>() {
+            for name in std::mem::take(&mut self.owed)
+                .into_iter()
+                .filter(|name| state.wants(name))
+                .collect::<Vec<_>>()
+            {
                 state.mark(name, Must::Follow);
             }
         }
@@ -129,7 +133,8 @@ impl Session {
     /// Whether the client has acknowledged everything that it should hold now.
     #[must_use]
     pub fn in_sync(&self) -> bool {
-        let started = [ResourceType::Cluster, ResourceType::Listener].map(|kind| self.types[place(kind)].subscribed);
+        let started =
+            [ResourceType::Cluster, ResourceType::Listener].map(|kind| self.types[place(kind)].subscribed);
         started == [true, true] && self.types.iter().all(|state| state.idle() && state.refused.is_empty())
     }
 
@@ -190,9 +195,12 @@ impl Session {
         }
         // Endpoints do not count: they may change all the time, and nothing that is removed needs them.
         let makers = [ResourceType::Cluster, ResourceType::Listener, ResourceType::Route];
-        let make_done = !waiting && makers.iter().all(|kind| !self.types[place(*kind)].upserts_on_their_way());
+        let make_done =
+            !waiting && makers.iter().all(|kind| !self.types[place(*kind)].upserts_on_their_way());
         if make_done {
-            for kind in [ResourceType::Listener, ResourceType::Route, ResourceType::Cluster, ResourceType::Endpoint] {
+            for kind in
+                [ResourceType::Listener, ResourceType::Route, ResourceType::Cluster, ResourceType::Endpoint]
+            {
                 self.flush_removals(kind, &served, &mut responses);
             }
         }
@@ -255,8 +263,12 @@ impl Session {
             return;
         }
         let gone = |name: &Name, must: Must| matches!(state.need(name, must, served.of(kind)), Need::Removal);
-        let removals: Vec<_> =
-            state.dirty.iter().filter(|(name, must)| gone(name, **must)).map(|(name, _)| name.clone()).collect();
+        let removals: Vec<_> = state
+            .dirty
+            .iter()
+            .filter(|(name, must)| gone(name, **must))
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in &removals {
             state.dirty.remove(name);
         }
@@ -320,13 +332,22 @@ impl Session {
         }
     }
 
-    fn respond(&mut self, kind: ResourceType, upserts: Vec<(Name, Version)>, removals: Vec<Name>) -> DeltaResponse {
+    fn respond(
+        &mut self,
+        kind: ResourceType,
+        upserts: Vec<(Name, Version)>,
+        removals: Vec<Name>,
+    ) -> DeltaResponse {
         self.nonce += 1;
         let nonce = self.nonce.to_string();
         let entries = self.served.of(kind);
         let response = DeltaResponse {
             system_version_info: self.served.generation.to_string(),
-            resources: upserts.iter().filter_map(|(name, _)| entries.get(name)).map(|entry| entry.body.clone()).collect(),
+            resources: upserts
+                .iter()
+                .filter_map(|(name, _)| entries.get(name))
+                .map(|entry| entry.body.clone())
+                .collect(),
             type_url: kind.type_url().to_owned(),
             nonce: nonce.clone(),
             removed_resources: removals.iter().map(|name| name.to_string()).collect(),

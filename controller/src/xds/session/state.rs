@@ -117,7 +117,8 @@ impl TypeState {
     fn first(&mut self, request: &DeltaRequest, entries: &Entries) {
         let named = &request.resource_names_subscribe;
         self.wildcard = named.is_empty() || named.iter().any(|name| name == WILDCARD);
-        self.names = named.iter().filter(|name| *name != WILDCARD).map(|name| shared(name, entries)).collect();
+        self.names =
+            named.iter().filter(|name| *name != WILDCARD).map(|name| shared(name, entries)).collect();
         for (name, version) in &request.initial_resource_versions {
             if self.wants(name) {
                 let name = shared(name, entries);
@@ -226,7 +227,8 @@ impl TypeState {
     /// Whether something that the client does not hold yet, in any version, is on its way or must be sent.
     pub fn adds(&self, entries: &Entries) -> bool {
         let sent = self.in_flight.iter().flat_map(|response| &response.upserts).map(|(name, _)| name);
-        let waiting = self.dirty.iter().filter(|(name, must)| matches!(self.need(name, **must, entries), Need::Upsert));
+        let waiting =
+            self.dirty.iter().filter(|(name, must)| matches!(self.need(name, **must, entries), Need::Upsert));
         sent.chain(waiting.map(|(name, _)| name)).any(|name| !self.held.contains_key(name))
     }
 

@@ -1,0 +1,515 @@
+//! Scripted streams: each rule of the session, and each case that is known to have broken other servers.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::xds::served::Pool;
+use crate::xds::wire::Status;
+use bytes::Bytes;
+use mesh::ResourceType::{Cluster, Endpoint, Listener, Route};
+use mesh::{Resource, Snapshot};
+
+/// A control plane and one client, in a few words each.
+struct Script {
+    pool: Pool,
+    served: Arc<Served>,
+    session: Session,
+}
+
+type Say<'a> = &'a [(ResourceType, &'a str, &'a str)];
+
+fn snapshot(resources: Say<'_>) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    for (kind, name, version) in resources {
+        let body = Bytes::from(format!("{name}={version}"));
+        let resource = Resource { name: (*name).to_owned(), version: (*version).to_owned(), body };
+        snapshot.resources.entry(*kind).or_default().insert((*name).to_owned(), resource);
+    }
+    snapshot
+}
+
+fn request(kind: ResourceType, names: &[&str]) -> DeltaRequest {
+    DeltaRequest {
+        type_url: kind.type_url().to_owned(),
+        resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..DeltaRequest::default()
+    }
+}
+
+fn holding(kind: ResourceType, names: &[&str], held: &[(&str, &str)]) -> DeltaRequest {
+    let versions = held.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned()));
+    DeltaRequest { initial_resource_versions: versions.collect(), ..request(kind, names) }
+}
+
+/// A response as `Cluster +a=1 +b=1 -c`.
+fn show(response: &DeltaResponse) -> String {
+    let kind = ResourceType::from_type_url(&response.type_url).unwrap();
+    let mut text = kind.as_str().to_owned();
+    for body in &response.resources {
+        text.push_str(&format!(" +{}", String::from_utf8_lossy(body)));
+    }
+    for name in &response.removed_resources {
+        text.push_str(&format!(" -{name}"));
+    }
+    text
+}
+
+fn shown(responses: &[DeltaResponse]) -> Vec<String> {
+    responses.iter().map(show).collect()
+}
+
+impl Script {
+    fn new(resources: Say<'_>) -> Self {
+        let mut pool = Pool::default();
+        let served = Arc::new(Served::first(snapshot(resources), &mut pool));
+        Self { pool, served: served.clone(), session: Session::new(served) }
+    }
+
+    fn serve(&mut self, resources: Say<'_>) -> Vec<DeltaResponse> {
+        let next = self.served.next(snapshot(resources), &mut self.pool).expect("something must differ");
+        self.served = Arc::new(next);
+        self.session.on_snapshot(self.served.clone())
+    }
+
+    fn ask(&mut self, request: &DeltaRequest) -> Vec<DeltaResponse> {
+        self.session.on_request(request).unwrap().responses
+    }
+
+    fn ack(&mut self, response: &DeltaResponse) -> Vec<DeltaResponse> {
+        let outcome = self.session.on_request(&answer(response, None)).unwrap();
+        assert!(matches!(outcome.said, Said::Accepted(_)), "{:?}", outcome.said);
+        outcome.responses
+    }
+
+    fn nack(&mut self, response: &DeltaResponse) -> Vec<DeltaResponse> {
+        let outcome = self.session.on_request(&answer(response, Some("Envoy says no"))).unwrap();
+        assert!(matches!(outcome.said, Said::Refused(_)), "{:?}", outcome.said);
+        outcome.responses
+    }
+
+    /// Acknowledges everything until nothing more comes; returns all that came.
+    fn settle(&mut self, responses: Vec<DeltaResponse>) -> Vec<String> {
+        let mut seen = Vec::new();
+        let mut queue = std::collections::VecDeque::from(responses);
+        while let Some(response) = queue.pop_front() {
+            seen.push(show(&response));
+            assert!(seen.len() < 100, "never settles: {seen:?}");
+            queue.extend(self.ack(&response));
+        }
+        seen
+    }
+}
+
+fn answer(response: &DeltaResponse, error: Option<&str>) -> DeltaRequest {
+    DeltaRequest {
+        type_url: response.type_url.clone(),
+        response_nonce: response.nonce.clone(),
+        error_detail: error.map(|text| Status { code: 13, message: text.to_owned() }),
+        ..DeltaRequest::default()
+    }
+}
+
+#[test]
+fn a_first_wildcard_request_gets_everything() {
+    let mut script = Script::new(&[(Cluster, "a", "1"), (Cluster, "b", "1"), (Route, "r", "1")]);
+    let responses = script.ask(&request(Cluster, &[]));
+    assert_eq!(shown(&responses), ["Cluster +a=1 +b=1"]);
+    assert!(script.ack(&responses[0]).is_empty());
+    assert_eq!(script.session.held(), [2, 0, 0, 0]);
+}
+
+#[test]
+fn a_first_wildcard_request_is_answered_even_if_there_is_nothing() {
+    let mut script = Script::new(&[]);
+    assert_eq!(shown(&script.ask(&request(Listener, &["*"]))), ["Listener"]);
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_answered_as_removed() {
+    let mut script = Script::new(&[(Endpoint, "a", "1")]);
+    let responses = script.ask(&request(Endpoint, &["a", "gone"]));
+    assert_eq!(shown(&responses), ["Endpoint +a=1 -gone"]);
+    script.ack(&responses[0]);
+    // It comes when it exists.
+    assert_eq!(shown(&script.serve(&[(Endpoint, "a", "1"), (Endpoint, "gone", "1")])), ["Endpoint +gone=1"]);
+}
+
+#[test]
+fn only_what_is_subscribed_to_is_sent() {
+    let mut script = Script::new(&[(Endpoint, "a", "1"), (Endpoint, "b", "1")]);
+    let responses = script.ask(&request(Endpoint, &["a"]));
+    script.settle(responses);
+    assert!(script.serve(&[(Endpoint, "a", "1"), (Endpoint, "b", "2")]).is_empty());
+}
+
+#[test]
+fn a_reconnect_is_nearly_free() {
+    let mut script = Script::new(&[(Cluster, "a", "1"), (Cluster, "b", "2"), (Endpoint, "a", "1")]);
+    let responses = script.ask(&holding(Cluster, &["*"], &[("a", "1"), ("b", "2")]));
+    assert_eq!(shown(&responses), ["Cluster"], "an answer, with nothing in it");
+    assert!(script.ask(&holding(Endpoint, &["a"], &[("a", "1")])).is_empty());
+    assert_eq!(script.session.held()[..2], [2, 1]);
+}
+
+#[test]
+fn a_reconnect_gets_only_the_difference() {
+    let mut script = Script::new(&[(Cluster, "a", "1"), (Cluster, "b", "2"), (Cluster, "c", "1")]);
+    let responses = script.ask(&holding(Cluster, &["*"], &[("a", "1"), ("b", "1")]));
+    assert_eq!(shown(&responses), ["Cluster +b=2 +c=1"]);
+}
+
+/// istio/istio#41494
+#[test]
+fn what_vanished_while_the_proxy_was_away_is_removed() {
+    let mut script = Script::new(&[(Cluster, "a", "1")]);
+    let responses = script.ask(&holding(Cluster, &["*"], &[("a", "1"), ("gone", "7")]));
+    assert_eq!(shown(&responses), ["Cluster -gone"]);
+    script.ack(&responses[0]);
+    assert_eq!(script.session.held()[0], 1);
+}
+
+/// envoyproxy/envoy#22418
+#[test]
+fn a_name_subscribed_to_again_is_sent_again() {
+    let mut script = Script::new(&[(Route, "r", "1")]);
+    let responses = script.ask(&request(Route, &["r"]));
+    script.settle(responses);
+    assert_eq!(shown(&script.ask(&request(Route, &["r"]))), ["Route +r=1"]);
+}
+
+/// envoyproxy/envoy#20699
+#[test]
+fn an_old_version_that_the_client_reports_is_replaced_and_foreign_ones_do_no_harm() {
+    let mut script = Script::new(&[(Listener, "l", "2")]);
+    let odd = holding(Listener, &[], &[("l", "not-one-of-ours \u{1F980}")]);
+    assert_eq!(shown(&script.ask(&odd)), ["Listener +l=2"]);
+}
+
+/// envoyproxy/go-control-plane#615: what the client holds is changed by its own word only, also when it
+/// unsubscribes and subscribes while a response is on its way.
+#[test]
+fn resubscribing_while_a_response_is_on_its_way_loses_nothing() {
+    let mut script = Script::new(&[(Endpoint, "a", "1")]);
+    let first = script.ask(&request(Endpoint, &["a"]));
+    let mut leave = request(Endpoint, &[]);
+    leave.resource_names_unsubscribe = vec!["a".to_owned()];
+    assert!(script.ask(&leave).is_empty());
+    assert!(script.ask(&request(Endpoint, &["a"])).is_empty(), "its type waits for the acknowledgement");
+    let again = script.ack(&first[0]);
+    assert_eq!(shown(&again), ["Endpoint +a=1"]);
+    script.settle(again);
+    assert_eq!(shown(&script.serve(&[(Endpoint, "a", "2")])), ["Endpoint +a=2"]);
+}
+
+/// openservicemesh/osm#3252
+#[test]
+fn a_foreign_nonce_on_a_new_stream_is_ignored() {
+    let mut script = Script::new(&[(Cluster, "a", "1")]);
+    let mut odd = request(Cluster, &["*"]);
+    odd.response_nonce = "77".to_owned();
+    odd.error_detail = Some(Status { code: 13, message: "of another stream".to_owned() });
+    let outcome = script.session.on_request(&odd).unwrap();
+    assert_eq!(outcome.said, Said::Foreign);
+    assert_eq!(shown(&outcome.responses), ["Cluster +a=1"]);
+    assert!(script.session.rejections().is_empty());
+}
+
+#[test]
+fn the_acknowledgement_is_the_clock() {
+    let mut script = Script::new(&[(Endpoint, "a", "1")]);
+    let first = script.ask(&request(Endpoint, &["a"]));
+    for version in ["2", "3", "4"] {
+        assert!(script.serve(&[(Endpoint, "a", version)]).is_empty(), "waits");
+    }
+    assert_eq!(shown(&script.ack(&first[0])), ["Endpoint +a=4"], "the newest only");
+}
+
+#[test]
+fn a_change_that_is_taken_back_while_waiting_is_not_sent() {
+    let mut script = Script::new(&[(Endpoint, "a", "1")]);
+    let first = script.ask(&request(Endpoint, &["a"]));
+    script.serve(&[(Endpoint, "a", "2")]);
+    script.serve(&[(Endpoint, "a", "1")]);
+    assert!(script.ack(&first[0]).is_empty());
+}
+
+#[test]
+fn endpoints_follow_every_cluster_that_is_sent() {
+    let one: Say<'_> =
+        &[(Cluster, "a", "1"), (Cluster, "b", "1"), (Endpoint, "a", "1"), (Endpoint, "b", "1")];
+    let mut script = Script::new(one);
+    let mut responses = script.ask(&request(Cluster, &["*"]));
+    responses.extend(script.ask(&request(Endpoint, &["a", "b"])));
+    script.settle(responses);
+    let two: Say<'_> =
+        &[(Cluster, "a", "2"), (Cluster, "b", "1"), (Endpoint, "a", "1"), (Endpoint, "b", "1")];
+    assert_eq!(shown(&script.serve(two)), ["Cluster +a=2", "Endpoint +a=1"]);
+}
+
+#[test]
+fn endpoints_follow_also_after_a_reconnect_that_changes_a_cluster() {
+    let mut script = Script::new(&[(Cluster, "a", "2"), (Endpoint, "a", "1")]);
+    assert_eq!(shown(&script.ask(&holding(Cluster, &["*"], &[("a", "1")]))), ["Cluster +a=2"]);
+    // Envoy asks with what it holds, but its changed cluster waits for endpoints.
+    assert_eq!(shown(&script.ask(&holding(Endpoint, &["a"], &[("a", "1")]))), ["Endpoint +a=1"]);
+}
+
+#[test]
+fn listeners_and_routes_wait_for_new_clusters() {
+    let old: Say<'_> =
+        &[(Cluster, "out|a", "1"), (Listener, "out|a", "1"), (Route, "out|a", "1"), (Route, "in|80", "1")];
+    let mut script = Script::new(old);
+    let mut responses = script.ask(&request(Cluster, &[]));
+    responses.extend(script.ask(&request(Listener, &[])));
+    responses.extend(script.ask(&request(Route, &["out|a", "in|80"])));
+    script.settle(responses);
+    let new: Say<'_> = &[
+        (Cluster, "out|a", "1"),
+        (Cluster, "out|b", "1"),
+        (Listener, "out|a", "2"),
+        (Route, "out|a", "2"),
+        (Route, "in|80", "2"),
+    ];
+    let sent = script.serve(new);
+    // Nothing inbound waits: taking a permission away must not.
+    assert_eq!(shown(&sent), ["Cluster +out|b=1", "Route +in|80=2"]);
+    assert_eq!(shown(&script.ack(&sent[0])), ["Listener +out|a=2"]);
+    assert_eq!(shown(&script.ack(&sent[1])), ["Route +out|a=2"]);
+    // A changed cluster is no reason to wait.
+    let changed: Say<'_> = &[
+        (Cluster, "out|a", "2"),
+        (Cluster, "out|b", "1"),
+        (Listener, "out|a", "2"),
+        (Route, "out|a", "3"),
+        (Route, "in|80", "2"),
+    ];
+    let mut script = Script::new(new);
+    let mut responses = script.ask(&request(Cluster, &[]));
+    responses.extend(script.ask(&request(Listener, &[])));
+    responses.extend(script.ask(&request(Route, &["out|a", "in|80"])));
+    script.settle(responses);
+    assert_eq!(shown(&script.serve(changed)), ["Cluster +out|a=2", "Route +out|a=3"]);
+}
+
+#[test]
+fn the_first_listeners_come_together() {
+    let mut script =
+        Script::new(&[(Cluster, "out|a", "1"), (Listener, "inbound", "1"), (Listener, "out|a", "1")]);
+    let clusters = script.ask(&request(Cluster, &[]));
+    assert!(script.ask(&request(Listener, &[])).is_empty());
+    assert_eq!(shown(&script.ack(&clusters[0])), ["Listener +inbound=1 +out|a=1"]);
+}
+
+#[test]
+fn removals_come_last_and_in_reverse_order() {
+    let old: Say<'_> = &[
+        (Cluster, "out|a", "1"),
+        (Cluster, "out|b", "1"),
+        (Endpoint, "out|a", "1"),
+        (Listener, "out|a", "1"),
+        (Listener, "out|b", "1"),
+        (Route, "out|a", "1"),
+        (Route, "in|80", "1"),
+    ];
+    let mut script = Script::new(old);
+    let mut responses = script.ask(&request(Cluster, &[]));
+    responses.extend(script.ask(&request(Endpoint, &["out|a"])));
+    responses.extend(script.ask(&request(Listener, &[])));
+    responses.extend(script.ask(&request(Route, &["out|a", "in|80"])));
+    script.settle(responses);
+    let new: Say<'_> = &[(Cluster, "out|b", "1"), (Listener, "out|b", "1"), (Route, "in|80", "2")];
+    let sent = script.serve(new);
+    let order = script.settle(sent);
+    assert_eq!(
+        order,
+        ["Route +in|80=2", "Listener -out|a", "Route -out|a", "Cluster -out|a", "Endpoint -out|a"]
+    );
+    assert!(script.session.in_sync());
+}
+
+#[test]
+fn a_refused_resource_is_found_reported_and_not_sent_again() {
+    let mut script = Script::new(&[(Cluster, "a", "1"), (Cluster, "bad", "1"), (Cluster, "c", "1")]);
+    let first = script.ask(&request(Cluster, &[]));
+    let apart = script.nack(&first[0]);
+    assert_eq!(shown(&apart), ["Cluster +a=1", "Cluster +bad=1", "Cluster +c=1"]);
+    assert!(script.ack(&apart[0]).is_empty());
+    assert!(script.nack(&apart[1]).is_empty());
+    assert!(script.ack(&apart[2]).is_empty());
+    let rejections = script.session.rejections();
+    assert_eq!((rejections.len(), rejections[0].names.as_slice()), (1, &["bad".to_owned()][..]));
+    assert_eq!(
+        (rejections[0].resource_type.as_str(), rejections[0].error.as_str()),
+        ("Cluster", "Envoy says no")
+    );
+    assert_eq!(script.session.held()[0], 2);
+    // Something else changes: the refused one stays unsent. It changes: it is tried again, and good.
+    let other: Say<'_> = &[(Cluster, "a", "2"), (Cluster, "bad", "1"), (Cluster, "c", "1")];
+    let sent = script.serve(other);
+    assert_eq!(script.settle(sent), ["Cluster +a=2"]);
+    let sent = script.serve(&[(Cluster, "a", "2"), (Cluster, "bad", "2"), (Cluster, "c", "1")]);
+    assert_eq!(script.settle(sent), ["Cluster +bad=2"]);
+    assert!(script.session.rejections().is_empty());
+}
+
+#[test]
+fn going_back_to_the_last_good_version_ends_a_rejection() {
+    let mut script = Script::new(&[(Route, "r", "1")]);
+    let responses = script.ask(&request(Route, &["r"]));
+    script.settle(responses);
+    let bad = script.serve(&[(Route, "r", "2")]);
+    assert!(script.nack(&bad[0]).is_empty());
+    assert_eq!(script.session.rejections().len(), 1);
+    assert!(script.serve(&[(Route, "r", "1")]).is_empty(), "the client still holds it");
+    assert!(script.session.rejections().is_empty());
+}
+
+#[test]
+fn clusters_of_the_last_good_route_stay_while_the_new_one_is_refused() {
+    let mut script = Script::new(&[(Cluster, "old", "1"), (Route, "r", "1")]);
+    let mut responses = script.ask(&request(Cluster, &[]));
+    responses.extend(script.ask(&request(Route, &["r"])));
+    script.settle(responses);
+    let sent = script.serve(&[(Cluster, "new", "1"), (Route, "r", "2")]);
+    assert_eq!(shown(&sent), ["Cluster +new=1", "Route +r=2"]);
+    assert!(script.nack(&sent[1]).is_empty());
+    assert!(script.ack(&sent[0]).is_empty(), "the old cluster is not taken away");
+    let good = script.serve(&[(Cluster, "new", "1"), (Route, "r", "3")]);
+    assert_eq!(script.settle(good), ["Route +r=3", "Cluster -old"]);
+}
+
+#[test]
+fn responses_are_cut_and_all_of_them_must_be_acknowledged() {
+    let names: Vec<String> = (0..40).map(|n| format!("{n:04}-{}", "x".repeat(4000))).collect();
+    let mut snapshot = Snapshot::default();
+    let entries = snapshot.resources.entry(Cluster).or_default();
+    for name in &names {
+        let body = Bytes::from(name.clone());
+        entries.insert(name.clone(), Resource { name: name.clone(), version: "1".to_owned(), body });
+    }
+    let served = Arc::new(Served::first(snapshot, &mut Pool::default()));
+    let mut session = Session::new(served);
+    let responses = session.on_request(&request(Cluster, &[])).unwrap().responses;
+    let sizes: Vec<usize> = responses.iter().map(|r| r.resources.iter().map(Bytes::len).sum()).collect();
+    assert!(sizes.len() == 3 && sizes.iter().all(|size| *size <= CUT), "{sizes:?}");
+    for response in responses.iter().rev() {
+        assert!(session.waits_for().is_some());
+        session.on_request(&answer(response, None)).unwrap();
+    }
+    assert_eq!((session.waits_for(), session.held()[0]), (None, 40));
+}
+
+#[test]
+fn in_sync_means_acknowledged_by_a_client_that_has_asked() {
+    let mut script = Script::new(&[(Cluster, "a", "1"), (Listener, "l", "1")]);
+    assert!(!script.session.in_sync());
+    let clusters = script.ask(&request(Cluster, &[]));
+    let listeners = script.ask(&request(Listener, &[]));
+    script.ack(&clusters[0]);
+    assert!(!script.session.in_sync());
+    script.ack(&listeners[0]);
+    assert!(script.session.in_sync());
+}
+
+#[test]
+fn another_audience_is_a_difference_like_any_other() {
+    let mut script = Script::new(&[(Cluster, "a", "1"), (Cluster, "b", "1")]);
+    let responses = script.ask(&request(Cluster, &[]));
+    script.settle(responses);
+    let other = Served::first(snapshot(&[(Cluster, "b", "1"), (Cluster, "c", "1")]), &mut script.pool);
+    let sent = script.session.on_snapshot(Arc::new(other));
+    assert_eq!(script.settle(sent), ["Cluster +c=1", "Cluster -a"]);
+}
+
+#[test]
+fn leaving_the_wildcard_keeps_what_is_named() {
+    let mut script = Script::new(&[(Cluster, "a", "1"), (Cluster, "b", "1")]);
+    let responses = script.ask(&request(Cluster, &["*", "a"]));
+    script.settle(responses);
+    // A name that the wildcard still covers is sent again (xDS protocol, "unsubscribing from resources").
+    let mut leave = request(Cluster, &[]);
+    leave.resource_names_unsubscribe = vec!["a".to_owned()];
+    let sent = script.ask(&leave);
+    assert_eq!(script.settle(sent), ["Cluster +a=1"]);
+    let mut leave = request(Cluster, &["b"]);
+    leave.resource_names_unsubscribe = vec!["*".to_owned()];
+    let sent = script.ask(&leave);
+    assert_eq!(script.settle(sent), ["Cluster +b=1"]);
+    assert!(script.serve(&[(Cluster, "a", "2"), (Cluster, "b", "1")]).is_empty());
+}
+
+#[test]
+fn types_that_are_not_served_are_ignored_and_too_much_ends_the_stream() {
+    let mut script = Script::new(&[]);
+    let odd =
+        DeltaRequest { type_url: "type.googleapis.com/what.ever".to_owned(), ..DeltaRequest::default() };
+    assert_eq!(script.session.on_request(&odd).unwrap().said, Said::Foreign);
+    let long = "x".repeat(5000);
+    assert_eq!(script.session.on_request(&request(Route, &[&long])).unwrap_err(), Violation::NameTooLong);
+    let names: Vec<String> = (0..60_000).map(|n| n.to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(script.session.on_request(&request(Route, &names)).unwrap_err(), Violation::TooManyNames);
+}
+
+/// Whatever a client does, it ends up with what is served if it acknowledges in the end.
+mod any_client {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_snapshot() -> impl Strategy<Value = Vec<(ResourceType, &'static str, &'static str)>> {
+        let kind = prop::sample::select(ResourceType::ALL.to_vec());
+        let name = prop::sample::select(vec!["out|a", "out|b", "in|80", "inbound"]);
+        let version = prop::sample::select(vec!["1", "2", "3"]);
+        prop::collection::vec((kind, name, version), 0..10)
+    }
+
+    proptest! {
+        #[test]
+        fn converges(states in prop::collection::vec((any_snapshot(), any::<u8>()), 1..8)) {
+            let mut pool = Pool::default();
+            let mut served = Arc::new(Served::default());
+            let mut session = Session::new(served.clone());
+            let mut held: BTreeMap<(String, String), String> = BTreeMap::new();
+            let mut queue = std::collections::VecDeque::new();
+            for kind in ResourceType::ALL {
+                let names: &[&str] = if kind.wildcard() { &[] } else { &["out|a", "out|b", "in|80"] };
+                queue.extend(session.on_request(&request(kind, names)).unwrap().responses);
+            }
+            let wanted = |kind: ResourceType, name: &str| kind.wildcard() || name != "inbound";
+            let take = |response: &DeltaResponse, held: &mut BTreeMap<_, _>| {
+                for body in &response.resources {
+                    let text = String::from_utf8_lossy(body);
+                    let (name, version) = text.split_once('=').unwrap();
+                    held.insert((response.type_url.clone(), name.to_owned()), version.to_owned());
+                }
+                for name in &response.removed_resources {
+                    held.remove(&(response.type_url.clone(), name.clone()));
+                }
+            };
+            for (state, acks) in &states {
+                if let Some(next) = served.next(snapshot(state), &mut pool) {
+                    served = Arc::new(next);
+                    queue.extend(session.on_snapshot(served.clone()));
+                }
+                for _ in 0..acks % 4 {
+                    let Some(response) = queue.pop_front() else { break };
+                    take(&response, &mut held);
+                    queue.extend(session.on_request(&answer(&response, None)).unwrap().responses);
+                }
+            }
+            for _ in 0..1000 {
+                let Some(response) = queue.pop_front() else { break };
+                take(&response, &mut held);
+                queue.extend(session.on_request(&answer(&response, None)).unwrap().responses);
+            }
+            let mut expected = BTreeMap::new();
+            for kind in ResourceType::ALL {
+                for (name, entry) in served.of(kind).iter().filter(|(name, _)| wanted(kind, name)) {
+                    expected.insert((kind.type_url().to_owned(), name.to_string()), entry.version.to_string());
+                }
+            }
+            prop_assert_eq!(held, expected);
+            prop_assert!(session.in_sync());
+        }
+    }
+}
