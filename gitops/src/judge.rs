@@ -1,0 +1,64 @@
+//! What is well-formed and still can never be right, whatever else the mesh holds.
+//!
+//! References to objects that aren't there are not judged: they may come later (the controllers report them).
+
+use std::collections::BTreeSet;
+
+use crds::{HTTPRouteGroupSpec, TCPRouteSpec, TrafficSplitSpec, TrafficTargetSpec};
+
+use crate::policy::{Key, PolicySpec};
+
+/// The first thing that can never be right, as the key to look for and a message.
+pub fn never_right(key: &Key, spec: &PolicySpec) -> Option<(&'static str, String)> {
+    match spec {
+        PolicySpec::TrafficTarget(spec) => traffic_target(key, spec),
+        PolicySpec::HTTPRouteGroup(spec) => route_group(spec),
+        PolicySpec::TCPRoute(spec) => tcp_route(spec),
+        PolicySpec::TrafficSplit(spec) => traffic_split(spec),
+        PolicySpec::MeshPolicy(_) => None,
+    }
+}
+
+fn traffic_target(key: &Key, spec: &TrafficTargetSpec) -> Option<(&'static str, String)> {
+    let destination = spec.destination.namespace.as_deref().unwrap_or(&key.namespace);
+    if destination != key.namespace {
+        let message = format!(
+            "the destination is in namespace {destination}, but a TrafficTarget only opens service accounts of its \
+             own namespace (SMI); move it to namespace {destination}"
+        );
+        return Some(("destination", message));
+    }
+    if let Some(subject) =
+        std::iter::once(&spec.destination).chain(&spec.sources).find(|s| s.kind != "ServiceAccount")
+    {
+        return Some(("kind", format!("{:?} is no identity; only ServiceAccount is", subject.kind)));
+    }
+    let rule = spec.rules.iter().find(|rule| rule.kind != "HTTPRouteGroup" && rule.kind != "TCPRoute")?;
+    Some(("rules", format!("a rule's kind is HTTPRouteGroup or TCPRoute, not {:?}", rule.kind)))
+}
+
+fn route_group(spec: &HTTPRouteGroupSpec) -> Option<(&'static str, String)> {
+    let mut seen = BTreeSet::new();
+    let twice = spec.matches.iter().find(|each| !each.name.is_empty() && !seen.insert(&each.name))?;
+    Some(("matches", format!("two matches are named {:?}; give each its own name", twice.name)))
+}
+
+fn tcp_route(spec: &TCPRouteSpec) -> Option<(&'static str, String)> {
+    let port = spec.matches.ports.iter().find(|port| !(1..=65535).contains(*port))?;
+    Some(("ports", format!("{port} is not a port; ports are 1 to 65535")))
+}
+
+fn traffic_split(spec: &TrafficSplitSpec) -> Option<(&'static str, String)> {
+    if spec.backends.is_empty() {
+        return Some(("backends", "there is no backend; name at least one".to_owned()));
+    }
+    if let Some(backend) = spec.backends.iter().find(|backend| backend.weight < 0) {
+        return Some(("weight", format!("the weight of {} is negative", backend.service)));
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = spec.backends.iter().find(|backend| !seen.insert(&backend.service)) {
+        return Some(("backends", format!("backend {} is named twice; add the weights up", twice.service)));
+    }
+    let other = spec.matches.iter().flatten().find(|reference| reference.kind != "HTTPRouteGroup")?;
+    Some(("matches", format!("a match's kind is HTTPRouteGroup, not {:?}", other.kind)))
+}
