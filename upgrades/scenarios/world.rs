@@ -145,6 +145,7 @@ impl World {
         Observed {
             now: self.now,
             catalogue: Catalogue::embedded(),
+            effective: self.effective.clone(),
             revisions: self.revisions.iter().map(|(version, at)| (version.clone(), ready(at))).collect(),
             namespaces: namespaces.collect(),
             strays: BTreeSet::new(),
@@ -272,13 +273,15 @@ impl World {
             self.effective.clone_from(&wanted);
         }
         let ready_at = self.now + 1 + self.dice.below(self.slow);
-        self.revisions.entry(wanted.clone()).or_insert(ready_at);
+        if !(self.desired.abort && self.effective != wanted) {
+            self.revisions.entry(wanted.clone()).or_insert(ready_at);
+        }
         let observed = self.observe();
         let effective = self.effective.clone();
         let held =
             !matches!(self.phase, UpgradePhase::Retiring | UpgradePhase::Complete | UpgradePhase::Aborted);
         self.revisions.retain(|version, _| {
-            held || *version == wanted
+            held || (*version == wanted && !aborted)
                 || *version == effective
                 || !upgrades::planner::users(&observed, version).is_empty()
         });

@@ -13,6 +13,8 @@ pub struct Observed {
     pub now: u64,
     /// Known releases.
     pub catalogue: Catalogue,
+    /// `status.version.effective` of the MeshConfig.
+    pub effective: String,
     /// Control-plane revisions that exist, by release.
     pub revisions: BTreeMap<String, Readiness>,
     /// Namespaces of the mesh.

@@ -325,9 +325,13 @@ impl<'a> Walk<'a> {
             let waits = if !users.is_empty() {
                 let named = users.iter().take(NAMED_USERS).cloned().collect();
                 Some(WaitingOn::InUse { version: version.to_owned(), users: named, count: users.len() })
+            } else if self.desired.wanted == self.target && self.observed.effective != self.target {
+                // Or else the end of this upgrade would look like the beginning of another.
+                Some(WaitingOn::Effect { version: self.target.to_owned() })
             } else if !self.observed.revisions.contains_key(version) {
                 None
-            } else if self.desired.wanted == version {
+            } else if self.desired.wanted == version && self.observed.effective == version {
+                // An abort after the end: for the control-plane reconciler this is the release to keep.
                 Some(self.edit())
             } else {
                 Some(WaitingOn::Removal { version: version.to_owned() })
@@ -341,7 +345,7 @@ impl<'a> Walk<'a> {
         let Self { observed: _, desired, target: _, open: _, moving: _, budgets: _, steps, .. } = self;
         let (mut actions, mut waiting) = (self.actions, self.waiting);
         let back = desired.direction() != Direction::Forward;
-        // After an abort the MeshConfig still asks for the new release, so that is as far back as it goes.
+        // The MeshConfig still asks for the new release, which is in effect: that is as far back as it goes.
         let stuck_in_edit = waiting.iter().all(|wait| matches!(wait, WaitingOn::Edit { .. }));
         let phase = match (back, moved && up && approved) {
             (false, true) if retired => UpgradePhase::Complete,

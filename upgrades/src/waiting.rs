@@ -99,6 +99,11 @@ pub enum WaitingOn {
         /// Release.
         version: String,
     },
+    /// The control-plane reconciler saying that the target is in effect.
+    Effect {
+        /// Release.
+        version: String,
+    },
     /// A person editing `spec.version` of the MeshConfig after an abort.
     Edit {
         /// Mesh.
@@ -147,7 +152,8 @@ impl WaitingOn {
             | Self::Turn { .. }
             | Self::Soak { .. }
             | Self::InUse { .. }
-            | Self::Removal { .. } => false,
+            | Self::Removal { .. }
+            | Self::Effect { .. } => false,
         }
     }
 
@@ -171,6 +177,7 @@ impl WaitingOn {
             Self::Soak { .. } => "Soaking",
             Self::InUse { .. } => "RevisionInUse",
             Self::Removal { .. } => "RemovingRevision",
+            Self::Effect { .. } => "NotInEffect",
             Self::Edit { .. } => "VersionMustBeEdited",
         }
     }
@@ -230,6 +237,9 @@ impl fmt::Display for WaitingOn {
                 if more > 0 { write!(f, " and {more} more") } else { Ok(()) }
             }
             Self::Removal { version } => write!(f, "the control plane of {version} to be removed"),
+            Self::Effect { version } => {
+                write!(f, "status.version.effective of the MeshConfig to say {version}")
+            }
             Self::Edit { mesh, says, should } => write!(
                 f,
                 "spec.version of MeshConfig {mesh}: it says {says}; set it to {should}, or spec.abort of this MeshUpgrade \
