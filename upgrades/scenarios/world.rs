@@ -278,6 +278,7 @@ impl World {
         }
         let observed = self.observe();
         let effective = self.effective.clone();
+        let aborted = self.desired.abort && effective != wanted;
         let held =
             !matches!(self.phase, UpgradePhase::Retiring | UpgradePhase::Complete | UpgradePhase::Aborted);
         self.revisions.retain(|version, _| {
