@@ -182,42 +182,48 @@ fn empty(value: &Value) -> bool {
     }
 }
 
-/// Deletes the objects of a kind that carry the labels of `selector` and are not in `keep`; returns what went.
-/// `namespace` is `None` for cluster-scoped kinds and for all namespaces.
+/// Which objects of a kind pruning is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// `None` for cluster-scoped kinds and for all namespaces.
+    pub namespace: Option<String>,
+    /// Label selector; what does not carry our labels is never ours to delete.
+    pub labels: String,
+    /// Only this name; where the operator's rights are limited to it.
+    pub name: Option<String>,
+}
+
+/// Deletes the selected objects of a kind that are not in `keep`; returns what went.
 ///
 /// # Errors
 /// [`ApplyError`]; what was deleted before it stays deleted.
 pub async fn prune(
     client: &Client,
     resource: &ApiResource,
-    namespace: Option<&str>,
-    selector: &str,
+    selection: &Selection,
     keep: &BTreeSet<Key>,
 ) -> Result<Vec<Key>, ApplyError> {
-    let api: Api<DynamicObject> = match namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
-        None => Api::all_with(client.clone(), resource),
+    let api = |namespace: Option<&str>| -> Api<DynamicObject> {
+        match namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
+            None => Api::all_with(client.clone(), resource),
+        }
     };
     let failed = |verb, object: String, source| ApplyError::Api { verb, object, source: Box::new(source) };
-    let list = api
-        .list(&ListParams::default().labels(selector))
-        .await
-        .map_err(|error| failed("list", resource.kind.clone(), error))?;
+    let mut params = ListParams::default().labels(&selection.labels);
+    if let Some(name) = &selection.name {
+        params = params.fields(&format!("metadata.name={name}"));
+    }
+    let list = api(selection.namespace.as_deref()).list_metadata(&params).await;
     let mut gone = Vec::new();
-    for object in list {
-        let key = Key {
-            kind: resource.kind.clone(),
-            namespace: object.namespace().unwrap_or_default(),
-            name: object.name_any(),
-        };
-        if keep.contains(&key) || object.meta().deletion_timestamp.is_some() {
+    for object in list.map_err(|error| failed("list", resource.kind.clone(), error))? {
+        let namespace = object.namespace();
+        let kind = resource.kind.clone();
+        let key = Key { kind, namespace: namespace.clone().unwrap_or_default(), name: object.name_any() };
+        if keep.contains(&key) || object.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        let api: Api<DynamicObject> = match object.namespace() {
-            Some(namespace) => Api::namespaced_with(client.clone(), &namespace, resource),
-            None => Api::all_with(client.clone(), resource),
-        };
-        match api.delete(&key.name, &DeleteParams::background()).await {
+        match api(namespace.as_deref()).delete(&key.name, &DeleteParams::background()).await {
             Ok(_) => gone.push(key),
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => return Err(failed("delete", key.to_string(), error)),

@@ -1,2 +1,154 @@
-//! `meshwright-operator`: parses flags, waits to lead, runs the three reconcilers.
-fn main() {}
+//! `meshwright-operator`: parses flags, waits to lead, runs the three reconcilers until it must stop.
+//!
+//! ```text
+//!  flags ──▶ Context ──▶ lease ──▶ control_plane + policy_source + upgrade
+//!                          └─ lost ──▶ exit: another replica leads, and nothing may be written twice
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use operator::context::{Context, OPERATOR, OwnPod, Settings};
+use prometheus_client::registry::Registry;
+use runtime::admin::{Admin, Readiness};
+use runtime::lease::{Election, Timing};
+use runtime::shutdown::Shutdown;
+use upgrades::Catalogue;
+
+/// Reconciles are short; what is not done by then is done by the next leader.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Makes the cluster look like its MeshConfigs say.
+#[derive(Parser, Debug, Clone)]
+#[command(name = "meshwright-operator", version)]
+struct Arguments {
+    /// The operator's own namespace, with its Lease
+    #[arg(long, env = "POD_NAMESPACE", default_value = crds::labels::SYSTEM_NAMESPACE)]
+    namespace: String,
+    /// Prefix of the images of controller, injector and sidecar
+    #[arg(long, env = "MESHWRIGHT_IMAGE_PREFIX", default_value = "meshwright/")]
+    image_prefix: String,
+    /// Directory of release files that replaces the built-in catalogue
+    #[arg(long)]
+    catalogue: Option<PathBuf>,
+    /// Address of the admin port
+    #[arg(long, default_value = "0.0.0.0:9090")]
+    admin: SocketAddr,
+    /// DNS domain of the cluster
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Name of the operator's pod; the lease's holder
+    #[arg(long, env = "POD_NAME")]
+    pod_name: Option<String>,
+    /// Uid of the operator's pod, to which its tokens are bound
+    #[arg(long, env = "POD_UID")]
+    pod_uid: Option<String>,
+}
+
+impl Arguments {
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let catalogue = match &self.catalogue {
+            None => Catalogue::embedded(),
+            Some(directory) => catalogue(directory)?,
+        };
+        let pod = self.pod_name.clone().zip(self.pod_uid.clone()).map(|(name, uid)| OwnPod { name, uid });
+        Ok(Settings {
+            namespace: self.namespace.clone(),
+            image_prefix: self.image_prefix.clone(),
+            catalogue,
+            cluster_domain: self.cluster_domain.clone(),
+            pod,
+        })
+    }
+
+    /// Different for every process that may run at one time.
+    fn identity(&self) -> String {
+        self.pod_name.clone().unwrap_or_else(|| format!("{OPERATOR}-{}", std::process::id()))
+    }
+}
+
+/// The releases of a directory; a mounted ConfigMap has hidden entries beside its files.
+fn catalogue(directory: &Path) -> anyhow::Result<Catalogue> {
+    let mut files = BTreeMap::new();
+    let what = || format!("--catalogue {}", directory.display());
+    for entry in std::fs::read_dir(directory).with_context(what)? {
+        let path = entry.with_context(what)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if name.starts_with('.') || !(name.ends_with(".yaml") || name.ends_with(".yml")) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        files.insert(name, text);
+    }
+    if files.is_empty() {
+        bail!("{}: no .yaml file in it", what());
+    }
+    Catalogue::load(&files).with_context(what)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    runtime::install_default();
+    runtime::logging::init();
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "meshwright-operator cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let shutdown = Shutdown::on_signal(DRAIN).context("signal handlers")?;
+    let settings = arguments.settings()?;
+    let client = kube::Client::try_default().await.context("no way to reach the Kubernetes API")?;
+    let mut registry = Registry::default();
+    let ctx = Context::new(client.clone(), settings, &mut registry, shutdown.clone());
+    let identity = arguments.identity();
+    let state = serde_json::json!({"identity": identity, "namespace": arguments.namespace});
+    // A follower is ready: it does its job, which is to wait.
+    let admin = Admin::new(registry, Readiness::new(), move || state.clone());
+    let admin = tokio::spawn(admin.serve(arguments.admin, shutdown.overdue.clone()));
+    let election = Election::new(client, &arguments.namespace, OPERATOR, &identity, Timing::default());
+    let result = tokio::select! {
+        result = lead(election, ctx) => result,
+        result = admin => result.context("admin port")?.context("--admin"),
+    };
+    shutdown.begin();
+    result
+}
+
+async fn lead(election: Election, ctx: Arc<Context>) -> anyhow::Result<()> {
+    let Some(term) = election.acquire(&ctx.shutdown.stopping).await else { return Ok(()) };
+    let lost = term.lost();
+    tokio::select! {
+        () = lost.cancelled() => bail!("leadership lost"),
+        result = reconcilers(ctx) => {
+            term.release().await;
+            result
+        }
+    }
+}
+
+/// All three, until shutdown begins; the first error ends all.
+async fn reconcilers(ctx: Arc<Context>) -> anyhow::Result<()> {
+    let overdue = ctx.shutdown.overdue.clone();
+    let all = async {
+        tokio::try_join!(
+            operator::control_plane::run(ctx.clone()),
+            operator::policy_source::run(ctx.clone()),
+            operator::upgrade::run(ctx.clone()),
+        )
+    };
+    tokio::select! {
+        result = all => result.map(|_| ()),
+        () = overdue.cancelled() => Ok(()),
+    }
+}

@@ -1,0 +1,79 @@
+//! The root of trust: made once, written by `create` only, never read by the operator.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crds::{MeshConfig, labels};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::{Resource, ResourceExt};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256,
+};
+
+/// Clocks of other machines may be behind ours.
+const BACKDATE: Duration = Duration::from_secs(600);
+
+/// Why no root could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// `rootTTL` is not a duration.
+    #[error("certificateAuthority.rootTTL")]
+    Ttl(#[source] crds::duration::NotADuration),
+    /// `rootTTL` ends after the year 9999.
+    #[error("certificateAuthority.rootTTL is longer than a certificate can live")]
+    TooLong,
+    /// rcgen refuses.
+    #[error("cannot make a root certificate")]
+    Make(#[source] rcgen::Error),
+}
+
+/// A new root (P-256, self-signed) in the Secret that the controllers read.
+///
+/// # Errors
+/// [`RootError`].
+pub fn root_secret(mesh: &MeshConfig, now: time::OffsetDateTime) -> Result<Secret, RootError> {
+    let life = crds::duration::parse(&mesh.spec.certificate_authority.root_ttl).map_err(RootError::Ttl)?;
+    let life = time::Duration::try_from(life).map_err(|_| RootError::TooLong)?;
+    let mut params = CertificateParams::default();
+    params.not_before = now - BACKDATE;
+    params.not_after = now.checked_add(life).ok_or(RootError::TooLong)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Meshwright");
+    params.distinguished_name.push(DnType::CommonName, format!("{} root", mesh.name_any()));
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(RootError::Make)?;
+    let certificate = params.self_signed(&key).map_err(RootError::Make)?;
+    let data = BTreeMap::from([
+        ("tls.crt".to_owned(), ByteString(certificate.pem().into_bytes())),
+        ("tls.key".to_owned(), ByteString(key.serialize_pem().into_bytes())),
+    ]);
+    Ok(Secret {
+        metadata: metadata(mesh),
+        type_: Some("kubernetes.io/tls".to_owned()),
+        data: Some(data),
+        ..Default::default()
+    })
+}
+
+fn metadata(mesh: &MeshConfig) -> ObjectMeta {
+    let labels = [(labels::MANAGED_BY, labels::MANAGER.to_owned()), (labels::MESH, mesh.name_any())];
+    ObjectMeta {
+        name: Some(labels::ROOT_SECRET.to_owned()),
+        namespace: Some(mesh.spec.namespace.clone()),
+        labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
+        owner_references: Some(vec![OwnerReference {
+            api_version: MeshConfig::api_version(&()).into_owned(),
+            kind: MeshConfig::kind(&()).into_owned(),
+            name: mesh.name_any(),
+            uid: mesh.uid().unwrap_or_default(),
+            controller: Some(true),
+            block_owner_deletion: Some(false),
+        }]),
+        ..Default::default()
+    }
+}

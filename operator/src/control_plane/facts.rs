@@ -1,0 +1,118 @@
+//! What the control-plane reconciler looks at, as plain values.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::{MeshConfig, MeshUpgrade, PolicySource};
+
+use crate::fleet::FleetView;
+
+/// Everything that was read for one reconcile.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Every MeshConfig that is not being deleted, this one too.
+    pub meshes: Vec<MeshConfig>,
+    /// Every namespace.
+    pub namespaces: Vec<NamespaceFact>,
+    /// Pods of the mesh with a sidecar that still run.
+    pub pods: Vec<PodFact>,
+    /// Deployments of the mesh's control plane by name.
+    pub deployments: BTreeMap<String, DeploymentFact>,
+    /// Names of the webhook configurations that exist.
+    pub webhooks: BTreeSet<String>,
+    /// The public roots that the controllers published.
+    pub trust_bundle: Option<String>,
+    /// Which API for PodDisruptionBudgets the server has.
+    pub budgets: BudgetApi,
+    /// Policy sources of the control plane's namespace.
+    pub sources: Vec<PolicySource>,
+    /// Upgrades of this mesh.
+    pub upgrades: Vec<MeshUpgrade>,
+    /// What the controllers say; `None` before anybody was asked.
+    pub fleet: Option<FleetView>,
+}
+
+/// A namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespaceFact {
+    /// Name.
+    pub name: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// The mesh that labelled it, if not a person did.
+    pub labelled_by: Option<String>,
+    /// Whether its revision label is one that we set.
+    pub our_revision: bool,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+}
+
+/// A running pod with a sidecar.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodFact {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Release of its sidecar.
+    pub revision: String,
+    /// Whether it is being deleted.
+    pub terminating: bool,
+}
+
+/// How far a Deployment is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeploymentFact {
+    /// Release.
+    pub version: String,
+    /// Replicas wanted.
+    pub wanted: i32,
+    /// Replicas of the newest template that are ready; 0 while the status is older than the spec.
+    pub ready: i32,
+    /// Whether at least one replica of any template is available.
+    pub available: bool,
+}
+
+impl DeploymentFact {
+    /// Whether all replicas are ready.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.wanted > 0 && self.ready >= self.wanted
+    }
+}
+
+/// The API of PodDisruptionBudgets: `policy/v1` from Kubernetes 1.21, before that `policy/v1beta1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BudgetApi {
+    /// 1.21 and later.
+    #[default]
+    V1,
+    /// Before 1.21.
+    V1beta1,
+}
+
+impl BudgetApi {
+    /// As in `apiVersion`.
+    #[must_use]
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::V1 => "policy/v1",
+            Self::V1beta1 => "policy/v1beta1",
+        }
+    }
+}
+
+impl Facts {
+    /// Whether controller and injector of a release have all replicas ready.
+    #[must_use]
+    pub fn revision_complete(&self, version: &str) -> bool {
+        [crds::labels::controller_name(version), crds::labels::injector_name(version)]
+            .iter()
+            .all(|name| self.deployments.get(name).is_some_and(DeploymentFact::complete))
+    }
+
+    /// Whether the injector of a release can answer.
+    #[must_use]
+    pub fn injector_available(&self, version: &str) -> bool {
+        self.deployments.get(&crds::labels::injector_name(version)).is_some_and(|fact| fact.available)
+    }
+}

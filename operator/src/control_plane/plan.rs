@@ -1,0 +1,70 @@
+//! All decisions of one reconcile in one value: pure.
+
+use std::collections::BTreeSet;
+
+use crds::MeshConfig;
+use kube::ResourceExt;
+use upgrades::Catalogue;
+
+use super::build::{Blueprint, injection_name};
+use super::facts::Facts;
+use super::namespaces::{self, Membership};
+use super::revisions::{self, Revisions, Verdict};
+
+/// What shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// An older MeshConfig has the control plane's namespace: this one does nothing.
+    pub rival: Option<String>,
+    /// The releases.
+    pub revisions: Revisions,
+    /// The namespaces.
+    pub membership: Membership,
+}
+
+impl Plan {
+    /// Decides.
+    #[must_use]
+    pub fn decide(mesh: &MeshConfig, facts: &Facts, catalogue: &Catalogue) -> Self {
+        let revisions = revisions::decide(mesh, &mesh.name_any(), facts, catalogue);
+        let rival = namespaces::control_plane_holder(mesh, facts);
+        let membership = namespaces::decide(mesh, facts, &revisions);
+        Self { rival, revisions, membership }
+    }
+
+    /// A version that cannot be had changes nothing, so nothing is deleted because of it either. What the last good
+    /// version needs is still put back when somebody removes it.
+    #[must_use]
+    pub fn verdict_allows_pruning(&self) -> bool {
+        !matches!(self.revisions.verdict, Verdict::Refused { .. }) && self.membership.bad_selector.is_none()
+    }
+
+    /// The children's common input.
+    #[must_use]
+    pub fn blueprint<'a>(
+        &self,
+        mesh: &'a MeshConfig,
+        facts: &'a Facts,
+        image_prefix: &'a str,
+        cluster_domain: &'a str,
+    ) -> Blueprint<'a> {
+        let name = mesh.name_any();
+        // A webhook is made when its injector answers for the first time, and then stays: fail closed.
+        let injects = |version: &&String| {
+            facts.injector_available(version) || facts.webhooks.contains(&injection_name(&name, version))
+        };
+        let injecting: BTreeSet<_> = self.revisions.build.iter().filter(injects).cloned().collect();
+        let judges = self.revisions.effective.as_str();
+        Blueprint {
+            mesh,
+            image_prefix,
+            cluster_domain,
+            validating: injecting.contains(judges).then(|| judges.to_owned()),
+            revisions: self.revisions.build.clone(),
+            injecting,
+            trust_bundle: facts.trust_bundle.as_deref(),
+            members: self.membership.members.clone(),
+            budgets: facts.budgets,
+        }
+    }
+}
