@@ -1,2 +1,106 @@
-//! x
-fn main() {}
+//! `meshwright`: install, look, ask why, upgrade. One file per verb.
+//!
+//! ```text
+//!  main ──▶ install, uninstall ──▶ manifests (pure: flags → objects)
+//!       ──▶ status, sources, proxies, upgrade ──▶ table (pure: objects → rows)
+//!       ──▶ why ──▶ mesh::decide          validate ──▶ gitops::parse, mesh::ingest
+//!       ──▶ inject ──▶ injector::inject (offline)
+//!  cluster: the client;  output: formats and colour;  progress: what is being waited for
+//! ```
+//!
+//! Exit codes: 0 done (for `why`: allowed), 1 failed or not so (for `why`: denied), 2 wrong usage.
+
+mod cluster;
+mod completion;
+mod inject;
+mod install;
+mod manifests;
+mod output;
+mod progress;
+mod proxies;
+mod sources;
+mod status;
+mod sweep;
+mod table;
+mod uninstall;
+mod upgrade;
+mod validate;
+mod version;
+mod why;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// GitOps-driven service mesh for Kubernetes.
+#[derive(Parser)]
+#[command(name = "meshwright", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Put the mesh into the cluster and wait until it is ready
+    Install(install::Arguments),
+    /// Take the mesh out of the cluster and leave nothing behind
+    Uninstall(uninstall::Arguments),
+    /// How the mesh is doing
+    Status(status::Arguments),
+    /// Every pod of the mesh: injected, skipped or why not
+    Proxies(proxies::Arguments),
+    /// The Git repositories that policies come from
+    Sources(sources::Arguments),
+    /// Start, see and steer an upgrade
+    Upgrade(upgrade::Arguments),
+    /// May one workload call another, and which object says so
+    Why(why::Arguments),
+    /// Check policy files before they are committed
+    Validate(validate::Arguments),
+    /// Show what injection would do to the pods of a file
+    Inject(inject::Arguments),
+    /// Versions of this command and of the meshes in the cluster
+    Version(version::Arguments),
+    /// Completion script for a shell
+    Completion(completion::Arguments),
+}
+
+/// What a verb found, beside failing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// As asked.
+    Done,
+    /// The answer is no: a denied call, a file with problems.
+    No,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // With no TLS provider selected the Kubernetes client could not connect; a second selection is harmless.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run(Arguments::parse().verb).await {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::No) => ExitCode::FAILURE,
+        Err(error) => {
+            eprint!("{}", output::failure(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(verb: Verb) -> anyhow::Result<Outcome> {
+    match verb {
+        Verb::Install(arguments) => install::run(arguments).await,
+        Verb::Uninstall(arguments) => uninstall::run(arguments).await,
+        Verb::Status(arguments) => status::run(arguments).await,
+        Verb::Proxies(arguments) => proxies::run(arguments).await,
+        Verb::Sources(arguments) => sources::run(arguments).await,
+        Verb::Upgrade(arguments) => upgrade::run(arguments).await,
+        Verb::Why(arguments) => why::run(arguments).await,
+        Verb::Validate(arguments) => validate::run(&arguments),
+        Verb::Inject(arguments) => inject::run(&arguments),
+        Verb::Version(arguments) => version::run(arguments).await,
+        Verb::Completion(arguments) => completion::run(&arguments),
+    }
+}

@@ -1,0 +1,289 @@
+//! `meshwright install`: kinds, operator and one MeshConfig by server-side apply; then wait until it is ready.
+//!
+//! Doing it again changes nothing that was not asked for: on a mesh that exists only the flags that were given
+//! are written, so that a forgotten flag takes no namespace out of the mesh and starts no upgrade.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use crds::MeshConfig;
+use crds::mesh_config::{CaProvider, MeshConfigStatus};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::Outcome;
+use crate::cluster::{self, LOOK, MANAGER};
+use crate::manifests::{self, Options};
+use crate::output::{self, Format, advise};
+use crate::progress::Progress;
+
+/// Name of the operator's Deployment.
+pub const OPERATOR: &str = "meshwright-operator";
+
+/// Arguments of `install`.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Arguments {
+    /// Name of the mesh
+    #[arg(long, default_value = "meshwright")]
+    mesh: String,
+    /// Namespace of the control plane
+    #[arg(long, default_value = crds::labels::SYSTEM_NAMESPACE)]
+    namespace: String,
+    /// Release of the mesh; this command's own when left out
+    #[arg(long)]
+    version: Option<String>,
+    /// Who makes the root of trust: built-in, or secret (you put it into the Secret meshwright-root-ca)
+    #[arg(long, value_enum)]
+    ca_provider: Option<Provider>,
+    /// Namespace to watch; may be given several times
+    #[arg(long = "watch", value_name = "NAMESPACE")]
+    watch: Vec<String>,
+    /// Prefix of all images
+    #[arg(long, default_value = "meshwright/")]
+    image_prefix: String,
+    /// Only show what would be applied; asks no cluster
+    #[arg(long)]
+    dry_run: bool,
+    /// Format of --dry-run
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    /// Wait until the mesh is ready
+    #[arg(long, default_value_t = true, num_args = 0..=1, default_missing_value = "true",
+          action = clap::ArgAction::Set)]
+    wait: bool,
+    /// How long to wait
+    #[arg(long, default_value = "5m", value_parser = crds::duration::parse)]
+    timeout: Duration,
+}
+
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Provider {
+    /// The operator makes it once
+    BuiltIn,
+    /// You put it into a Secret
+    Secret,
+}
+
+impl Provider {
+    fn name(self) -> &'static str {
+        let provider = match self {
+            Self::BuiltIn => CaProvider::BuiltIn,
+            Self::Secret => CaProvider::Secret,
+        };
+        match provider {
+            CaProvider::BuiltIn => "BuiltIn",
+            CaProvider::Secret => "Secret",
+        }
+    }
+}
+
+/// Runs the verb.
+pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
+    let catalogue = upgrades::Catalogue::embedded();
+    let version = arguments.version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
+    catalogue
+        .get(&version)
+        .map_err(|unknown| advise(unknown.to_string(), "choose one of them with --version"))?;
+    let options = Options {
+        mesh: arguments.mesh.clone(),
+        namespace: arguments.namespace.clone(),
+        version,
+        operator_version: env!("CARGO_PKG_VERSION").to_owned(),
+        image_prefix: arguments.image_prefix.clone(),
+        ca_provider: arguments.ca_provider.map(Provider::name),
+        watch: arguments.watch.clone(),
+    };
+    let system = manifests::system(&options)?;
+    if arguments.dry_run {
+        return dry_run(&system, &manifests::mesh_config(&options), arguments.output);
+    }
+    if !manifests::is_complete() {
+        anyhow::bail!(
+            "this build holds no operator (config/operator was missing); build it from a whole checkout"
+        );
+    }
+    let client = cluster::connect().await?;
+    let deadline = Instant::now() + arguments.timeout;
+    let mut progress = Progress::begin();
+    apply_system(&client, &system, &mut progress).await?;
+    apply_mesh(&client, &options, arguments.version.is_some(), &mut progress).await?;
+    if arguments.wait {
+        wait(&client, &options, deadline, &mut progress).await?;
+    }
+    progress.end();
+    output::print(&next_steps(&arguments))?;
+    Ok(Outcome::Done)
+}
+
+fn dry_run(system: &[Value], mesh: &Value, format: Format) -> anyhow::Result<Outcome> {
+    let objects = system.iter().chain([mesh]);
+    let text = match format {
+        Format::Table => objects.map(|object| format!("{}\n", cluster::describe(object))).collect(),
+        Format::Json => {
+            let items: Vec<_> = objects.collect();
+            format!(
+                "{}\n",
+                serde_json::to_string_pretty(&json!({"apiVersion": "v1", "kind": "List", "items": items}))?
+            )
+        }
+        Format::Yaml => {
+            let documents: anyhow::Result<Vec<_>> = objects.map(output::yaml).collect();
+            documents?.join("---\n")
+        }
+    };
+    output::print(&text)?;
+    Ok(Outcome::Done)
+}
+
+async fn apply_system(client: &Client, system: &[Value], progress: &mut Progress) -> anyhow::Result<()> {
+    for object in system {
+        progress.waiting(&format!("applying {}", cluster::describe(object)));
+        cluster::apply(client, object).await?;
+    }
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for crd in crds::all() {
+        let name = crd.name_any();
+        progress.waiting(&format!("waiting for the API server to serve {name}"));
+        let served = await_condition(api.clone(), &name, conditions::is_crd_established());
+        tokio::time::timeout(Duration::from_secs(60), served)
+            .await
+            .map_err(|_| {
+                advise(
+                    format!("the API server does not serve {name}"),
+                    format!("kubectl describe crd {name}"),
+                )
+            })?
+            .context("watching definitions")?;
+    }
+    progress.done(&format!("{} objects applied: kinds, roles, operator", system.len()));
+    Ok(())
+}
+
+/// Creates the mesh, or writes the flags that were given into the one there is.
+async fn apply_mesh(
+    client: &Client,
+    options: &Options,
+    version: bool,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
+    let api: Api<MeshConfig> = Api::all(client.clone());
+    let mut wanted = manifests::mesh_config(options);
+    let Some(known) = api.get_opt(&options.mesh).await.context("reading the MeshConfig")? else {
+        cluster::apply(client, &wanted).await?;
+        progress.done(&format!("MeshConfig {} created, release {}", options.mesh, options.version));
+        return Ok(());
+    };
+    if known.spec.namespace != options.namespace {
+        let next = format!("add --namespace {}", known.spec.namespace);
+        return Err(advise(
+            format!("mesh {} lives in namespace {}", options.mesh, known.spec.namespace),
+            next,
+        ));
+    }
+    if !version && let Some(spec) = wanted["spec"].as_object_mut() {
+        spec.remove("version");
+    }
+    if !options.watch.is_empty() {
+        let mut names = known.spec.watched_namespaces.names.clone();
+        names.extend(
+            options.watch.iter().filter(|name| !known.spec.watched_namespaces.names.contains(name)).cloned(),
+        );
+        wanted["spec"]["watchedNamespaces"] = json!({"names": names});
+    }
+    let patch = Patch::Merge(json!({"spec": wanted["spec"]}));
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch(&options.mesh, &params, &patch).await.context("editing the MeshConfig")?;
+    progress
+        .done(&format!("MeshConfig {} was there; only the flags that were given are changed", options.mesh));
+    Ok(())
+}
+
+async fn wait(
+    client: &Client,
+    options: &Options,
+    deadline: Instant,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
+    let api: Api<MeshConfig> = Api::all(client.clone());
+    loop {
+        let state = match api.get(&options.mesh).await {
+            Ok(mesh) if is_ready(&mesh) => {
+                progress.done(&format!("mesh {} is ready", options.mesh));
+                return Ok(());
+            }
+            Ok(mesh) => said(mesh.status.as_ref()),
+            Err(error) => Some(error.to_string()),
+        };
+        let state = match state {
+            Some(state) => state,
+            None => operator(client, &options.namespace).await,
+        };
+        progress.waiting(&state);
+        if Instant::now() >= deadline {
+            let next =
+                format!("kubectl logs -n {} deployment/{OPERATOR}; meshwright status", options.namespace);
+            return Err(advise(format!("the mesh is not ready in time: {state}"), next));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether the status is about the newest spec and says Ready.
+pub fn is_ready(mesh: &MeshConfig) -> bool {
+    mesh.status.as_ref().is_some_and(|status| {
+        let ready = status
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        ready && status.observed_generation == mesh.metadata.generation
+    })
+}
+
+/// What the operator says of the mesh; `None` before it has looked at it.
+fn said(status: Option<&MeshConfigStatus>) -> Option<String> {
+    let ready = status?.conditions.iter().find(|condition| condition.type_ == "Ready")?;
+    Some(format!("{}: {}", ready.reason, ready.message))
+}
+
+/// Why the operator has not looked at the mesh yet, as far as its Deployment and pods tell.
+async fn operator(client: &Client, namespace: &str) -> String {
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let status =
+        deployments.get(OPERATOR).await.ok().and_then(|deployment| deployment.status).unwrap_or_default();
+    let ready = status.ready_replicas.unwrap_or(0);
+    if ready > 0 {
+        return "the operator runs and has not looked at the MeshConfig yet".to_owned();
+    }
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pods = pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
+    let stuck = pods.iter().filter(|pod| pod.name_any().starts_with(OPERATOR)).find_map(waiting_reason);
+    format!("the operator starts ({})", stuck.unwrap_or_else(|| "no pod of it is ready".to_owned()))
+}
+
+fn waiting_reason(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let waiting = status.container_statuses.iter().flatten().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        Some(format!("{}: {}", waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
+    });
+    waiting.or_else(|| {
+        let unscheduled =
+            status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
+        unscheduled.message.clone()
+    })
+}
+
+fn next_steps(arguments: &Arguments) -> String {
+    let mesh = &arguments.mesh;
+    let mut text = String::from("\nWhat next:\n  meshwright status\n");
+    if arguments.watch.is_empty() {
+        text.push_str(&format!("  kubectl label namespace NAMESPACE {}={mesh}\n", crds::labels::MESH));
+    }
+    text.push_str("  meshwright proxies\n");
+    text
+}

@@ -1,0 +1,277 @@
+//! `meshwright why FROM TO`: asks the same model that sidecars are configured from, over the cluster's objects.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use crds::labels;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::{Api, Client, Resource, ResourceExt};
+use mesh::decide::{Because, Callee, Caller, Denial, Request};
+use mesh::ingest::ServiceAccount;
+use mesh::{Call, Mesh, Object, ObjectRef, Verdict, decide};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::output::{self, Format, FormatArgument, advise};
+use crate::{Outcome, cluster};
+
+/// Arguments of `why`.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// Who calls: NAMESPACE/POD or NAMESPACE/SERVICE-ACCOUNT, or - for somebody outside the mesh
+    from: String,
+    /// Who is called: NAMESPACE/SERVICE[:PORT] or NAMESPACE/POD:PORT
+    to: String,
+    /// HTTP method
+    #[arg(long, default_value = "GET")]
+    method: String,
+    /// HTTP path
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// HTTP header, NAME: VALUE; may be given several times
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+    /// Ask about a plain TCP connection
+    #[arg(long)]
+    tcp: bool,
+    /// Name of the mesh, when there are several
+    #[arg(long)]
+    mesh: Option<String>,
+    #[command(flatten)]
+    format: FormatArgument,
+}
+
+/// Where an object comes from, when it comes from Git.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Origin {
+    commit: String,
+    file: String,
+}
+
+/// The mesh and what is needed to talk about it.
+struct World {
+    mesh: Mesh,
+    origins: BTreeMap<ObjectRef, Origin>,
+    pods: BTreeMap<(String, String), Pod>,
+    services: BTreeMap<(String, String), Service>,
+}
+
+/// Runs the verb.
+pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
+    let client = cluster::connect().await?;
+    let config = cluster::mesh(&client, arguments.mesh.as_deref()).await?;
+    let world = World::read(&client, &config).await?;
+    let request = if arguments.tcp {
+        Request::Tcp
+    } else {
+        Request::Http {
+            method: arguments.method.clone(),
+            path: arguments.path.clone(),
+            headers: arguments.headers.iter().cloned().collect(),
+        }
+    };
+    let call = Call { from: world.caller(&arguments.from)?, to: world.callee(&arguments.to)?, request };
+    let verdict = decide(&world.mesh, &call);
+    match arguments.format.output {
+        Format::Table => output::print(&text(&verdict, &world.origins))?,
+        format => output::print_value(&json!({"call": call, "verdict": verdict}), format)?,
+    }
+    Ok(match verdict {
+        Verdict::Allowed(_) => Outcome::Done,
+        Verdict::Denied(_) => Outcome::No,
+    })
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("write NAME: VALUE")?;
+    Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+}
+
+fn split(text: &str) -> anyhow::Result<(&str, &str)> {
+    text.split_once('/').ok_or_else(|| advise(format!("{text:?} has no namespace"), "write NAMESPACE/NAME"))
+}
+
+impl World {
+    async fn read(client: &Client, config: &crds::MeshConfig) -> anyhow::Result<Self> {
+        let settings = mesh::Settings::new(&config.name_any(), &config.spec);
+        let mut world = Self {
+            mesh: Mesh::new(settings),
+            origins: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            services: BTreeMap::new(),
+        };
+        world.take::<Namespace>(client).await?;
+        world.take_slices(client).await?;
+        world.take::<crds::TrafficTarget>(client).await?;
+        world.take::<crds::HTTPRouteGroup>(client).await?;
+        world.take::<crds::TCPRoute>(client).await?;
+        world.take::<crds::TrafficSplit>(client).await?;
+        world.take::<crds::MeshPolicy>(client).await?;
+        world.take::<crds::PolicySource>(client).await?;
+        for service in world.take::<Service>(client).await? {
+            world.services.insert((service.namespace().unwrap_or_default(), service.name_any()), service);
+        }
+        for pod in world.take::<Pod>(client).await? {
+            world.pods.insert((pod.namespace().unwrap_or_default(), pod.name_any()), pod);
+        }
+        world.mesh.synced();
+        Ok(world)
+    }
+
+    async fn take<K>(&mut self, client: &Client) -> anyhow::Result<Vec<K>>
+    where
+        K: Resource<DynamicType = ()> + Into<Object> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let objects =
+            cluster::list(&Api::<K>::all(client.clone()), &ListParams::default()).await?.unwrap_or_default();
+        for object in &objects {
+            let annotations = object.annotations();
+            let text = |key: &str| annotations.get(key).cloned().unwrap_or_default();
+            let origin = Origin { commit: text(labels::COMMIT), file: text(labels::FILE) };
+            let object: Object = object.clone().into();
+            if origin != Origin::default() {
+                self.origins.insert(object.reference(), origin);
+            }
+            self.mesh.apply(object);
+        }
+        Ok(objects)
+    }
+
+    /// EndpointSlices are v1 since Kubernetes 1.21; before, v1beta1 with `topology` instead of node and zone, which
+    /// make no difference here.
+    async fn take_slices(&mut self, client: &Client) -> anyhow::Result<()> {
+        let api = Api::<EndpointSlice>::all(client.clone());
+        if let Some(slices) = cluster::list(&api, &ListParams::default()).await? {
+            slices.into_iter().for_each(|slice| drop(self.mesh.apply(slice)));
+            return Ok(());
+        }
+        let older =
+            ApiResource::from_gvk(&GroupVersionKind::gvk("discovery.k8s.io", "v1beta1", "EndpointSlice"));
+        let api = Api::<DynamicObject>::all_with(client.clone(), &older);
+        for slice in cluster::list(&api, &ListParams::default()).await?.unwrap_or_default() {
+            let mut value = serde_json::to_value(slice)?;
+            value["apiVersion"] = "discovery.k8s.io/v1".into();
+            let slice: EndpointSlice =
+                serde_json::from_value(value).context("an EndpointSlice of v1beta1")?;
+            self.mesh.apply(slice);
+        }
+        Ok(())
+    }
+
+    /// A pod when there is one of that name, else a service account.
+    fn caller(&self, text: &str) -> anyhow::Result<Caller> {
+        if text == "-" {
+            return Ok(Caller::Plaintext);
+        }
+        let (namespace, name) = split(text)?;
+        if self.pods.contains_key(&(namespace.to_owned(), name.to_owned())) {
+            return Ok(Caller::Pod { namespace: namespace.to_owned(), name: name.to_owned() });
+        }
+        Ok(Caller::ServiceAccount(ServiceAccount::new(namespace, name)))
+    }
+
+    /// A service when there is one of that name, else a pod.
+    fn callee(&self, text: &str) -> anyhow::Result<Callee> {
+        let (address, port) = match text.rsplit_once(':') {
+            Some((address, port)) => {
+                let port = port.parse::<u16>().ok().filter(|port| *port > 0);
+                (address, Some(port.ok_or_else(|| advise("that is no port", "write NAMESPACE/NAME:PORT"))?))
+            }
+            None => (text, None),
+        };
+        let (namespace, name) = split(address)?;
+        let key = (namespace.to_owned(), name.to_owned());
+        let (namespace, name) = key.clone();
+        if let Some(service) = self.services.get(&key) {
+            let port = port.or_else(|| only_port(service));
+            let port = port
+                .ok_or_else(|| advise(format!("{address} has several ports"), format!("{address}:PORT")))?;
+            return Ok(Callee::Service { namespace, name, port });
+        }
+        if !self.pods.contains_key(&key) {
+            let next = format!("kubectl get services,pods -n {namespace}");
+            return Err(advise(format!("there is no service and no pod {address}"), next));
+        }
+        let port = port.ok_or_else(|| advise("a pod needs its port", format!("write {address}:PORT")))?;
+        Ok(Callee::Pod { namespace, name, port })
+    }
+}
+
+fn only_port(service: &Service) -> Option<u16> {
+    match service.spec.as_ref()?.ports.as_deref()? {
+        [port] => u16::try_from(port.port).ok(),
+        _ => None,
+    }
+}
+
+fn text(verdict: &Verdict, origins: &BTreeMap<ObjectRef, Origin>) -> String {
+    match verdict {
+        Verdict::Allowed(because) => match because {
+            Because::Policies(policies) => format!("allowed\n{}", named("  by ", policies, origins)),
+            Because::AllowAll => "allowed\n  because authorization is AllowAll there\n".to_owned(),
+            Because::Audited => {
+                "allowed\n  only because authorization is Audit there: nothing grants it\n".to_owned()
+            }
+        },
+        Verdict::Denied(denial) => format!("denied\n{}", denied(denial, origins)),
+    }
+}
+
+fn denied(denial: &Denial, origins: &BTreeMap<ObjectRef, Origin>) -> String {
+    match denial {
+        Denial::CallerNotOurs(why) => format!("  the caller: {why}\n  next: meshwright proxies -A\n"),
+        Denial::CalleeNotOurs(why) => format!("  the callee: {why}\n  next: meshwright proxies -A\n"),
+        Denial::NoSuchService => "  there is no such service or port\n".to_owned(),
+        Denial::NoSuchPort => "  no service leads to that port of the pod\n".to_owned(),
+        Denial::PlaintextRefused => "  callers without an identity of the mesh are refused there (mTLS is Strict)\n".to_owned(),
+        Denial::NotGranted { near } if near.is_empty() => {
+            "  no TrafficTarget names this caller and this callee\n  next: commit one, or ask about another caller\n".to_owned()
+        }
+        Denial::NotGranted { near } => {
+            format!("  not granted to this request by\n{}", named("    ", near, origins))
+        }
+        Denial::NoEndpoints => "  the service has no ready pod\n".to_owned(),
+    }
+}
+
+fn named(indent: &str, objects: &[ObjectRef], origins: &BTreeMap<ObjectRef, Origin>) -> String {
+    let line = |object: &ObjectRef| match origins.get(object) {
+        Some(origin) => {
+            let commit = crate::status::short_commit(&origin.commit);
+            format!("{indent}{object} (commit {commit}, {})\n", origin.file)
+        }
+        None => format!("{indent}{object} (not from Git)\n"),
+    };
+    objects.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mesh::Kind;
+
+    #[test]
+    fn the_answer_names_object_commit_and_file() {
+        let target = ObjectRef::new(Kind::TrafficTarget, "bookstore", "buyer");
+        let origin = Origin { commit: "0123456789abcdef".to_owned(), file: "policies/t.yaml:1".to_owned() };
+        let origins = BTreeMap::from([(target.clone(), origin)]);
+        let allowed = text(&Verdict::Allowed(Because::Policies(vec![target.clone()])), &origins);
+        assert_eq!(
+            allowed,
+            "allowed\n  by TrafficTarget bookstore/buyer (commit 0123456789ab, policies/t.yaml:1)\n"
+        );
+        let denied = text(&Verdict::Denied(Denial::NotGranted { near: vec![target] }), &BTreeMap::new());
+        assert_eq!(
+            denied,
+            "denied\n  not granted to this request by\n    TrafficTarget bookstore/buyer (not from Git)\n"
+        );
+    }
+
+    #[test]
+    fn headers_are_read_as_curl_writes_them() {
+        assert_eq!(header("X-Tenant:  books"), Ok(("x-tenant".to_owned(), "books".to_owned())));
+        assert!(header("nonsense").is_err());
+    }
+}
