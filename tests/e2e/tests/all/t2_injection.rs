@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn bare_pod(cluster: &Cluster, name: &str, namespace: &str, metadata: Value, spec: Value) -> Value {
+fn bare_pod(cluster: &Cluster, name: &str, namespace: &str, metadata: &Value, spec: &Value) -> Value {
     let mut pod = json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": namespace},
         "spec": {"terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
@@ -21,7 +21,7 @@ fn bare_pod(cluster: &Cluster, name: &str, namespace: &str, metadata: Value, spe
     seen
 }
 
-fn merge(into: &mut Value, from: Value) {
+fn merge(into: &mut Value, from: &Value) {
     for (key, value) in from.as_object().unwrap() {
         into[key] = value.clone();
     }
@@ -34,19 +34,19 @@ fn has_sidecar(pod: &Value) -> bool {
 #[test]
 fn pods_that_get_no_sidecar_say_why() {
     let cluster = crate::cluster();
-    let plain = bare_pod(&cluster, "plain", "bookthief", json!({}), json!({}));
+    let plain = bare_pod(&cluster, "plain", "bookthief", &json!({}), &json!({}));
     assert!(has_sidecar(&plain), "{plain}");
 
-    let host = bare_pod(&cluster, "on-host", "bookthief", json!({}), json!({"hostNetwork": true}));
+    let host = bare_pod(&cluster, "on-host", "bookthief", &json!({}), &json!({"hostNetwork": true}));
     assert!(!has_sidecar(&host));
     assert_eq!(host["metadata"]["annotations"]["meshwright.io/injection"], "skipped: HostNetwork");
 
     let annotations = json!({"annotations": {"meshwright.io/inject": "false"}});
-    let opted_out = bare_pod(&cluster, "opted-out", "bookthief", annotations, json!({}));
+    let opted_out = bare_pod(&cluster, "opted-out", "bookthief", &annotations, &json!({}));
     assert!(!has_sidecar(&opted_out));
     assert_eq!(opted_out["metadata"]["annotations"]["meshwright.io/injection"], "skipped: OptedOut");
 
-    let unwatched = bare_pod(&cluster, "unwatched", "default", json!({}), json!({}));
+    let unwatched = bare_pod(&cluster, "unwatched", "default", &json!({}), &json!({}));
     assert!(!has_sidecar(&unwatched));
 }
 
