@@ -266,6 +266,11 @@ impl World {
         }
     }
 
+    /// Whether the MeshConfig asks for what a person aborted before it was in effect.
+    fn aborted(&self) -> bool {
+        self.desired.abort && self.effective == self.desired.from && self.desired.wanted == self.desired.to
+    }
+
     /// Brings up what is wanted, removes what nobody uses, and computes what is in effect.
     fn control_plane(&mut self) {
         let wanted = self.desired.wanted.clone();
@@ -273,12 +278,12 @@ impl World {
             self.effective.clone_from(&wanted);
         }
         let ready_at = self.now + 1 + self.dice.below(self.slow);
-        if !(self.desired.abort && self.effective != wanted) {
+        if !self.aborted() {
             self.revisions.entry(wanted.clone()).or_insert(ready_at);
         }
         let observed = self.observe();
         let effective = self.effective.clone();
-        let aborted = self.desired.abort && effective != wanted;
+        let aborted = self.aborted();
         let held =
             !matches!(self.phase, UpgradePhase::Retiring | UpgradePhase::Complete | UpgradePhase::Aborted);
         self.revisions.retain(|version, _| {
