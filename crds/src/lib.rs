@@ -33,7 +33,7 @@ use kube::CustomResourceExt;
 /// Every definition that `meshwright install` applies, in a fixed order.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![
+    let definitions = [
         MeshConfig::crd(),
         PolicySource::crd(),
         MeshPolicy::crd(),
@@ -42,7 +42,26 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         HTTPRouteGroup::crd(),
         TCPRoute::crd(),
         smi::traffic_split_crd(),
-    ]
+    ];
+    definitions.into_iter().map(without_empty_defaults).collect()
+}
+
+/// Takes `default: ""` out of every schema: kube-apiserver 1.20 reads it as null and refuses the definition. Our
+/// types fill the empty text in themselves.
+fn without_empty_defaults(definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    fn clean(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                fields.retain(|name, value| name != "default" || value.as_str() != Some(""));
+                fields.values_mut().for_each(clean);
+            }
+            serde_json::Value::Array(items) => items.iter_mut().for_each(clean),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::to_value(definition).expect("a definition is JSON");
+    clean(&mut value);
+    serde_json::from_value(value).expect("a definition without some optional fields is a definition")
 }
 
 /// The file name of a definition below `crds/yaml/`.
