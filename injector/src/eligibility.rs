@@ -43,7 +43,9 @@ pub fn skip(pod: &Pod, namespace: &NamespaceMeta, settings: &Settings) -> Result
 
 /// A pod that was read from the cluster and applied again, or that the API server asks about a second time.
 fn already_injected(pod: &Pod, spec: &PodSpec, settings: &Settings) -> Result<Option<Reason>, Problem> {
-    let Some(proxy) = spec.containers.first().filter(|first| first.name == labels::PROXY_CONTAINER) else {
+    // Not necessarily the first any more: another webhook may have put its own container before ours.
+    let Some(proxy) = spec.containers.iter().find(|container| container.name == labels::PROXY_CONTAINER)
+    else {
         return Ok(None);
     };
     let has_init =

@@ -42,6 +42,11 @@ impl fmt::Display for Refusal {
 /// object was before an update.
 #[must_use]
 pub fn judge(group: &str, kind: &str, object: &DynamicObject, old: Option<&DynamicObject>) -> Vec<Refusal> {
+    // What is stored stays editable: labels and finalizers of an object with an old mistake, and its deletion.
+    let same_spec = old.is_some_and(|old| old.data.get("spec") == object.data.get("spec"));
+    if same_spec || object.metadata.deletion_timestamp.is_some() {
+        return Vec::new();
+    }
     let judged = match (group, kind) {
         ("access.smi-spec.io", "TrafficTarget") => typed::<crds::TrafficTarget>(object).map(policy),
         ("specs.smi-spec.io", "HTTPRouteGroup") => typed::<crds::HTTPRouteGroup>(object).map(policy),

@@ -2,7 +2,7 @@
 
 use crds::labels;
 use injector::{Decision, DenyReason, NamespaceMeta, Reason, Settings, inject};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::golden::{namespace, patched, pod, settings};
 
@@ -111,6 +111,18 @@ fn the_sidecar_of_another_mesh_is_refused() {
         Decision::Deny(problem) => assert_eq!(problem.reason, DenyReason::OtherMesh),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_container_that_another_webhook_put_first_changes_nothing() {
+    let mut after = injected(&pod(PLAIN), &settings());
+    after
+        .spec
+        .as_mut()
+        .unwrap()
+        .containers
+        .insert(0, Container { name: "agent".to_owned(), ..Container::default() });
+    assert_eq!(skipped(&after, &namespace()), Reason::AlreadyInjected);
 }
 
 #[test]

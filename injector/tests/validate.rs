@@ -1,0 +1,151 @@
+//! What can never be right, and what must not be refused.
+
+use injector::validate::judge;
+use kube::core::DynamicObject;
+use serde_json::{Value, json};
+
+fn object(value: &Value) -> DynamicObject {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn refusals(group: &str, kind: &str, metadata: &Value, spec: &Value) -> Vec<String> {
+    let value = json!({"apiVersion": "x/v1", "kind": kind, "metadata": metadata, "spec": spec});
+    judge(group, kind, &object(&value), None).iter().map(ToString::to_string).collect()
+}
+
+fn config(spec: &Value) -> Vec<String> {
+    let mut whole = json!({"version": "0.2.0"});
+    json_patch::merge(&mut whole, spec);
+    refusals("meshwright.io", "MeshConfig", &json!({"name": "books"}), &whole)
+}
+
+#[test]
+fn a_mesh_with_defaults_is_fine() {
+    assert_eq!(config(&json!({})), Vec::<String>::new());
+}
+
+#[test]
+fn each_mistake_of_a_mesh_is_named_by_its_field() {
+    let source = json!({"name": "p", "git": {"url": "http://git/p.git", "ref": {}}});
+    let cases = [
+        (json!({"version": "latest"}), "spec.version"),
+        (json!({"version": "1.0.0; rm -rf /"}), "spec.version"),
+        (json!({"trustDomain": "Books Example"}), "spec.trustDomain"),
+        (json!({"namespace": "Meshwright"}), "spec.namespace"),
+        (json!({"certificateAuthority": {"workloadTTL": "5d"}}), "spec.certificateAuthority.workloadTTL"),
+        (json!({"certificateAuthority": {"workloadTTL": "1m"}}), "spec.certificateAuthority.workloadTTL"),
+        (json!({"certificateAuthority": {"workloadTTL": "24h", "rootTTL": "1h"}}), "workloadTTL"),
+        (json!({"watchedNamespaces": {"names": ["ok", "Not OK"]}}), "spec.watchedNamespaces.names[1]"),
+        (json!({"watchedNamespaces": {"names": ["meshwright-system"]}}), "spec.watchedNamespaces.names[0]"),
+        (json!({"traffic": {"exclusions": {"outboundPorts": [443, 70000]}}}), "outboundPorts[1]"),
+        (json!({"traffic": {"exclusions": {"outboundCidrs": ["10.0.0.0/33"]}}}), "outboundCidrs[0]"),
+        (json!({"sidecar": {"concurrency": 0}}), "spec.sidecar.concurrency"),
+        (json!({"sidecar": {"logLevel": "loud"}}), "spec"),
+        (json!({"controlPlane": {"replicas": 0}}), "spec.controlPlane.replicas"),
+        (json!({"upgrade": {"soak": "soon"}}), "spec.upgrade.soak"),
+        (
+            json!({"upgrade": {"waves": [{"name": "a", "namespaces": ["x"]}, {"name": "b", "namespaces": ["x"]}]}}),
+            "spec.upgrade.waves[1].namespaces",
+        ),
+        (json!({"policySources": [source.clone(), source]}), "spec.policySources[1].name"),
+        (
+            json!({"policySources": [{"name": "p", "git": {"url": "ftp://x", "ref": {}}}]}),
+            "spec.policySources[0].git.url",
+        ),
+        (
+            json!({"policySources": [{"name": "p", "interval": "now", "git": {"url": "/p", "ref": {}}}]}),
+            "spec.policySources[0].interval",
+        ),
+        (
+            json!({"policySources": [{"name": "p", "git": {"url": "/p", "ref": {"commit": "abc"}}}]}),
+            "git.ref.commit",
+        ),
+        (
+            json!({"policySources": [{"name": "p", "git": {"url": "/p", "ref": {}, "path": "../x"}}]}),
+            "git.path",
+        ),
+    ];
+    for (spec, field) in cases {
+        let refusals = config(&spec);
+        assert_eq!(refusals.len(), 1, "{spec}: {refusals:?}");
+        assert!(refusals[0].contains(field), "{spec}: {refusals:?}");
+    }
+}
+
+#[test]
+fn what_runs_on_a_trust_domain_keeps_it() {
+    let mesh = |domain: &str, namespace: &str, proxies: i32| {
+        object(&json!({
+            "apiVersion": "meshwright.io/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "books"},
+            "spec": {"version": "0.2.0", "trustDomain": domain, "namespace": namespace},
+            "status": {"proxies": {"total": proxies, "connected": 0, "rejected": 0}}
+        }))
+    };
+    let changed = |before: &DynamicObject, after: &DynamicObject| {
+        judge("meshwright.io", "MeshConfig", after, Some(before))
+            .into_iter()
+            .map(|r| r.field)
+            .collect::<Vec<_>>()
+    };
+    let before = mesh("a.example", "meshwright-system", 3);
+    assert_eq!(changed(&before, &mesh("b.example", "meshwright-system", 3)), ["spec.trustDomain"]);
+    assert_eq!(changed(&before, &mesh("a.example", "elsewhere", 3)), ["spec.namespace"]);
+    let idle = mesh("a.example", "meshwright-system", 0);
+    assert_eq!(changed(&idle, &mesh("b.example", "meshwright-system", 0)), Vec::<String>::new());
+}
+
+#[test]
+fn an_upgrade_is_steered_and_never_rewritten() {
+    let upgrade = |to: &str, paused: bool| {
+        object(&json!({
+            "apiVersion": "meshwright.io/v1alpha1", "kind": "MeshUpgrade", "metadata": {"name": "u"},
+            "spec": {"mesh": "books", "from": "0.1.0", "to": to, "paused": paused}
+        }))
+    };
+    let before = upgrade("0.2.0", false);
+    assert!(judge("meshwright.io", "MeshUpgrade", &upgrade("0.2.0", true), Some(&before)).is_empty());
+    assert_eq!(judge("meshwright.io", "MeshUpgrade", &upgrade("0.3.0", false), Some(&before)).len(), 1);
+}
+
+#[test]
+fn policies_are_judged_as_the_mesh_would() {
+    let meta = json!({"name": "t", "namespace": "bookstore"});
+    let target = |kind: &str| {
+        json!({
+            "destination": {"kind": "ServiceAccount", "name": "bookstore"},
+            "sources": [{"kind": "ServiceAccount", "name": "buyer", "namespace": "bookbuyer"}],
+            "rules": [{"kind": kind, "name": "nowhere-to-be-found"}]
+        })
+    };
+    let group = "access.smi-spec.io";
+    // The rule names a group that isn't there: it may come later.
+    assert_eq!(refusals(group, "TrafficTarget", &meta, &target("HTTPRouteGroup")), Vec::<String>::new());
+    let refused = refusals(group, "TrafficTarget", &meta, &target("Deployment"));
+    assert!(refused.len() == 1 && refused[0].contains("rules[0]"), "{refused:?}");
+    let generated = json!({"generateName": "t-", "namespace": "bookstore"});
+    assert_eq!(refusals(group, "TrafficTarget", &generated, &target("TCPRoute")), Vec::<String>::new());
+    let shapeless = refusals(group, "TrafficTarget", &meta, &json!({"sources": 3}));
+    assert!(shapeless.len() == 1 && shapeless[0].starts_with("spec"), "{shapeless:?}");
+    let regex = json!({"matches": [{"name": "m", "pathRegex": "("}]});
+    assert_eq!(refusals("specs.smi-spec.io", "HTTPRouteGroup", &meta, &regex).len(), 1);
+    let weights = json!({"service": "s", "backends": [{"service": "a", "weight": -1}]});
+    assert_eq!(refusals("split.smi-spec.io", "TrafficSplit", &meta, &weights).len(), 1);
+}
+
+#[test]
+fn an_object_with_an_old_mistake_can_be_let_go() {
+    let bad = |finalizers: Value| {
+        object(&json!({
+            "apiVersion": "meshwright.io/v1alpha1", "kind": "MeshConfig",
+            "metadata": {"name": "books", "finalizers": finalizers}, "spec": {"version": "nonsense"}
+        }))
+    };
+    let (before, after) = (bad(json!(["meshwright.io/cleanup"])), bad(json!([])));
+    assert_eq!(judge("meshwright.io", "MeshConfig", &after, Some(&before)), Vec::new());
+    assert_eq!(judge("meshwright.io", "MeshConfig", &after, None).len(), 1);
+}
+
+#[test]
+fn other_kinds_are_none_of_our_business() {
+    assert_eq!(refusals("", "ConfigMap", &json!({"name": "x"}), &json!({})), Vec::<String>::new());
+}
