@@ -1,126 +1,142 @@
-//! May A call B like this, and which object says so: the model that sidecars are configured from, asked about one call.
+//! May A call B like this, and which object says so: the model that sidecars are configured from, asked about one
+//! call.
 
-use std::collections::BTreeMap;
+mod types;
 
-use serde::Serialize;
+pub use types::{Because, Call, Callee, Caller, Denial, Request, Verdict};
 
 use crate::audience::NotOurs;
 use crate::index::Mesh;
-use crate::ingest::ServiceAccount;
-use crate::object::ObjectRef;
-
-/// One call.
-#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Call {
-    /// Who calls.
-    pub from: Caller,
-    /// Who is called.
-    pub to: Callee,
-    /// What is asked for.
-    pub request: Request,
-}
-
-/// Who calls.
-#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
-pub enum Caller {
-    /// A pod with a sidecar.
-    Pod {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// Anything with this identity.
-    ServiceAccount(ServiceAccount),
-    /// Somebody without an identity of the mesh.
-    Plaintext,
-}
-
-/// Who is called.
-#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
-pub enum Callee {
-    /// A pod, at a port of its containers.
-    Pod {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-        /// Port of the pod.
-        port: u16,
-    },
-    /// A service: every pod that takes its calls (after TrafficSplits) must allow it.
-    Service {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-        /// Port of the service.
-        port: u16,
-    },
-}
-
-/// What is asked for.
-#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// An HTTP request.
-    Http {
-        /// Method, as in `GET`.
-        method: String,
-        /// Path, with or without the query.
-        path: String,
-        /// Headers; names in any case.
-        headers: BTreeMap<String, String>,
-    },
-    /// A connection.
-    Tcp,
-}
-
-/// The answer, and why.
-#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// It goes through.
-    Allowed(Because),
-    /// It does not.
-    Denied(Denial),
-}
-
-/// Why a call goes through.
-#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
-pub enum Because {
-    /// These TrafficTargets, each of which is enough.
-    Policies(Vec<ObjectRef>),
-    /// Authorization is `AllowAll` there.
-    AllowAll,
-    /// Authorization is `Audit` there: it goes through, though nothing grants it.
-    Audited,
-}
-
-/// Why a call does not go through.
-#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
-pub enum Denial {
-    /// The caller has no sidecar of this mesh.
-    CallerNotOurs(NotOurs),
-    /// The callee has no sidecar of this mesh; sidecars call only what has one unless egress is allowed.
-    CalleeNotOurs(NotOurs),
-    /// No such service, or no such port on it.
-    NoSuchService,
-    /// No service leads to that port of the pod.
-    NoSuchPort,
-    /// Plaintext callers are not accepted there.
-    PlaintextRefused,
-    /// No TrafficTarget grants it to the caller. The ones that name both sides, but not this request, are listed.
-    NotGranted {
-        /// TrafficTargets from this caller to this callee that do not fit the request.
-        near: Vec<ObjectRef>,
-    },
-    /// The service has no pod that could answer.
-    NoEndpoints,
-}
+use crate::ingest::{HttpMatch, Pattern, ServiceAccount};
+use crate::object::{Kind, ObjectRef};
+use crate::view::{Access, Grant, PolicyName, Requests, endpoints, inbound, routes};
 
 /// Whether a call goes through, and which object says so.
+///
+/// The path is taken as it is written: Envoy resolves `.` and `..` in it first.
 #[must_use]
 pub fn decide(mesh: &Mesh, call: &Call) -> Verdict {
-    let _ = (mesh, call);
-    Verdict::Denied(Denial::NotGranted { near: Vec::new() })
+    let caller = match caller(mesh, &call.from) {
+        Ok(caller) => caller,
+        Err(reason) => return Verdict::Denied(Denial::CallerNotOurs(reason)),
+    };
+    match &call.to {
+        Callee::Pod { namespace, name, port } => {
+            at_pod(mesh, caller.as_ref(), namespace, name, *port, &call.request)
+        }
+        Callee::Service { namespace, name, port } => {
+            at_service(mesh, caller.as_ref(), namespace, name, *port, &call.request)
+        }
+    }
+}
+
+/// The identity of the caller; `None` without one.
+fn caller(mesh: &Mesh, from: &Caller) -> Result<Option<ServiceAccount>, NotOurs> {
+    match from {
+        Caller::ServiceAccount(account) => Ok(Some(account.clone())),
+        Caller::Plaintext => Ok(None),
+        Caller::Pod { namespace, name } => {
+            let audience = mesh.audience(namespace, name)?;
+            Ok(Some(ServiceAccount::new(namespace, &audience.service_account)))
+        }
+    }
+}
+
+/// Every pod that the call could reach must allow it; the first that does not gives the answer.
+fn at_service(
+    mesh: &Mesh,
+    caller: Option<&ServiceAccount>,
+    namespace: &str,
+    name: &str,
+    port: u16,
+    request: &Request,
+) -> Verdict {
+    let Some(space) = mesh.space(namespace) else { return Verdict::Denied(Denial::NoSuchService) };
+    if !space.services.get(name).is_some_and(|service| service.ports.contains_key(&port)) {
+        return Verdict::Denied(Denial::NoSuchService);
+    }
+    let routes = routes(mesh, namespace, space, name, port);
+    let route = routes
+        .iter()
+        .find(|route| route.matches.is_empty() || route.matches.iter().any(|one| fits(one, request)));
+    let mut answer = Verdict::Denied(Denial::NoEndpoints);
+    for receiver in route.into_iter().flat_map(|route| route.to.keys()) {
+        let Some(part) =
+            space.services.get(&receiver.service).and_then(|service| service.ports.get(&receiver.port))
+        else {
+            continue;
+        };
+        for (pod, _, address) in endpoints(mesh, space, &receiver.service, part) {
+            answer = at_pod(mesh, caller, namespace, pod, address.port(), request);
+            if matches!(answer, Verdict::Denied(_)) {
+                return answer;
+            }
+        }
+    }
+    answer
+}
+
+fn at_pod(
+    mesh: &Mesh,
+    caller: Option<&ServiceAccount>,
+    namespace: &str,
+    pod: &str,
+    port: u16,
+    request: &Request,
+) -> Verdict {
+    let audience = match mesh.audience(namespace, pod) {
+        Ok(audience) => audience,
+        Err(reason) => return Verdict::Denied(Denial::CalleeNotOurs(reason)),
+    };
+    let inbound = inbound(mesh, &audience);
+    let Some(at) = inbound.ports.get(&port) else { return Verdict::Denied(Denial::NoSuchPort) };
+    if caller.is_none() && inbound.mtls == crds::mesh_config::Mtls::Strict {
+        return Verdict::Denied(Denial::PlaintextRefused);
+    }
+    let (grants, enforced) = match &at.access {
+        Access::Everyone => return Verdict::Allowed(Because::AllowAll),
+        Access::Only(grants) => (grants, true),
+        Access::Audited(grants) => (grants, false),
+    };
+    let of_caller: Vec<(&PolicyName, &Grant)> = grants
+        .iter()
+        .filter(|(_, grant)| caller.is_some_and(|caller| grant.sources.contains(caller)))
+        .collect();
+    let (granting, near): (Vec<_>, Vec<_>) =
+        of_caller.into_iter().partition(|(_, grant)| grants_request(grant, request));
+    let names = |list: Vec<(&PolicyName, &Grant)>| {
+        list.into_iter()
+            .map(|(name, _)| ObjectRef::new(Kind::TrafficTarget, &name.namespace, &name.name))
+            .collect()
+    };
+    match (granting.is_empty(), enforced) {
+        (false, _) => Verdict::Allowed(Because::Policies(names(granting))),
+        (true, false) => Verdict::Allowed(Because::Audited),
+        (true, true) => Verdict::Denied(Denial::NotGranted { near: names(near) }),
+    }
+}
+
+fn grants_request(grant: &Grant, request: &Request) -> bool {
+    match &grant.requests {
+        Requests::Any => true,
+        Requests::Matching(matches) => matches.iter().any(|one| fits(one, request)),
+    }
+}
+
+/// Whether a request fits a match. An expression that cannot be read fits nothing; ingest lets none through.
+fn fits(one: &HttpMatch, request: &Request) -> bool {
+    let Request::Http { method, path, headers } = request else { return false };
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let matches =
+        |pattern: &str, text: &str| Pattern::new(pattern).is_ok_and(|pattern| pattern.is_match(text));
+    let header = |name: &str| {
+        let same = |written: &str| match written.to_ascii_lowercase().as_str() {
+            "host" => name == ":authority",
+            other => other == name,
+        };
+        headers.iter().find(|(written, _)| same(written)).map(|(_, value)| value.as_str())
+    };
+    one.path.as_ref().is_none_or(|pattern| matches(pattern, path))
+        && (one.methods.is_empty() || one.methods.contains(method))
+        && one.headers.iter().all(|(name, pattern)| header(name).is_some_and(|value| matches(pattern, value)))
 }

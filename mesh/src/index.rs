@@ -1,18 +1,39 @@
 //! The index: all parts, synchronous and without IO.
+//!
+//! ```text
+//!  apply ──▶ ingest ──▶ space.rs     pods, services and slices of one namespace, and who is behind a service
+//!                  └──▶ policies.rs  policy objects, the seal of each Git source, what is in force
+//!            mode.rs: MeshPolicies        problems.rs: everything wrong, on demand
+//! ```
 
-use std::collections::BTreeSet;
+mod mode;
+mod policies;
+mod problems;
+mod space;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::audience::{Audience, NotOurs, PodFacts};
-use crate::object::{Object, ObjectRef};
+use crate::audience::{Audience, Mode, NotOurs, PodFacts};
+use crate::ingest::{Part, PodPart, Protocol, ingest};
+use crate::object::{Kind, Object, ObjectRef};
 use crate::problem::Problem;
 use crate::settings::Settings;
+pub(crate) use policies::Policies;
+pub(crate) use space::Space;
+
+/// Ports of Envoy itself: leading a call there would lead it in circles.
+const OWN_PORTS: [u16; 3] =
+    [crds::labels::ENVOY_ADMIN_PORT, crds::labels::OUTBOUND_PORT, crds::labels::INBOUND_PORT];
 
 /// All that is known of a mesh.
 #[derive(Debug, Clone)]
 pub struct Mesh {
     settings: Settings,
+    spaces: BTreeMap<String, Space>,
+    policies: Policies,
+    refused: BTreeMap<ObjectRef, Problem>,
 }
 
 /// What a call changed.
@@ -24,6 +45,12 @@ pub enum Changed {
     Something(BTreeSet<What>),
 }
 
+impl Changed {
+    fn from(what: BTreeSet<What>) -> Self {
+        if what.is_empty() { Self::Nothing } else { Self::Something(what) }
+    }
+}
+
 /// Something that changed.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum What {
@@ -31,14 +58,14 @@ pub enum What {
     Settings,
     /// Whether a namespace is ours: everything in it and of its callers may be different.
     Namespace(String),
-    /// A pod (its audience, and the services that select it).
+    /// A pod: its audience may be another.
     Pod {
         /// Its namespace.
         namespace: String,
         /// Its name.
         name: String,
     },
-    /// A service: ports, addresses or who is behind it.
+    /// A service: its ports, addresses or the pods behind it, and so the audiences of those.
     Service {
         /// Its namespace.
         namespace: String,
@@ -62,7 +89,7 @@ impl Mesh {
     /// An empty mesh.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings }
+        Self { settings, spaces: BTreeMap::new(), policies: Policies::default(), refused: BTreeMap::new() }
     }
 
     /// The settings in force.
@@ -76,33 +103,110 @@ impl Mesh {
         if self.settings == settings {
             return Changed::Nothing;
         }
+        let mut what = BTreeSet::from([What::Settings]);
+        if self.settings.namespace != settings.namespace {
+            what.extend(self.policies.reseal_all(&settings.namespace));
+        }
         self.settings = settings;
-        Changed::Something(BTreeSet::from([What::Settings]))
+        Changed::Something(what)
     }
 
-    /// Takes a new or changed object. A bad one is a problem and counts as absent.
-    pub fn apply(&mut self, object: Object) -> Changed {
-        let _ = object;
-        Changed::Nothing
+    /// Takes a new or changed object. A bad one is a problem; its last good version, if there was one, stays in
+    /// force (DESIGN, rule 1).
+    pub fn apply(&mut self, object: impl Into<Object>) -> Changed {
+        let object: Object = object.into();
+        let reference = object.reference();
+        let mut what = BTreeSet::new();
+        match ingest(&object) {
+            Ok(part) => {
+                if self.refused.remove(&reference).is_some() {
+                    what.insert(What::Problems);
+                }
+                what.extend(self.put(reference, part, &object));
+            }
+            Err(problem) => {
+                if self.refused.get(&reference) != Some(&problem) {
+                    self.refused.insert(reference, problem);
+                    what.insert(What::Problems);
+                }
+            }
+        }
+        Changed::from(what)
+    }
+
+    fn put(&mut self, reference: ObjectRef, part: Part, object: &Object) -> BTreeSet<What> {
+        let ObjectRef { namespace, name, .. } = &reference;
+        match part {
+            Part::Namespace(part) => {
+                let space = self.spaces.entry(name.clone()).or_default();
+                let changed = std::mem::replace(&mut space.mesh, part.mesh.clone()) != part.mesh;
+                changed.then(|| What::Namespace(name.clone())).into_iter().collect()
+            }
+            Part::Pod(part) => {
+                self.spaces.entry(namespace.clone()).or_default().set_pod(namespace, name, Some(part))
+            }
+            Part::Service(part) => {
+                self.spaces.entry(namespace.clone()).or_default().set_service(namespace, name, Some(part))
+            }
+            Part::EndpointSlice(part) => {
+                self.spaces.entry(namespace.clone()).or_default().set_slice(namespace, name, Some(part))
+            }
+            Part::Policy(part) => self.policies.set(reference, part, object, &self.settings.namespace),
+            Part::PolicySource(part) => {
+                self.policies.set_source(&reference, Some(part), &self.settings.namespace)
+            }
+        }
     }
 
     /// Forgets an object.
     pub fn delete(&mut self, reference: &ObjectRef) -> Changed {
-        let _ = reference;
-        Changed::Nothing
+        let ObjectRef { namespace, name, .. } = reference;
+        let mut what = BTreeSet::new();
+        if self.refused.remove(reference).is_some() {
+            what.insert(What::Problems);
+        }
+        let home = if reference.kind == Kind::Namespace { name } else { namespace };
+        let space = self.spaces.get_mut(home);
+        match reference.kind {
+            Kind::Namespace => {
+                let known = space.is_some_and(|space| !std::mem::take(&mut space.mesh).is_empty());
+                what.extend(known.then(|| What::Namespace(name.clone())));
+            }
+            Kind::Pod => {
+                what.extend(space.map(|space| space.set_pod(namespace, name, None)).unwrap_or_default())
+            }
+            Kind::Service => {
+                what.extend(space.map(|space| space.set_service(namespace, name, None)).unwrap_or_default());
+            }
+            Kind::EndpointSlice => {
+                what.extend(space.map(|space| space.set_slice(namespace, name, None)).unwrap_or_default());
+            }
+            Kind::PolicySource => {
+                what.extend(self.policies.set_source(reference, None, &self.settings.namespace))
+            }
+            Kind::TrafficTarget
+            | Kind::HTTPRouteGroup
+            | Kind::TCPRoute
+            | Kind::TrafficSplit
+            | Kind::MeshPolicy => what.extend(self.policies.remove(reference, &self.settings.namespace)),
+        }
+        if self.spaces.get(home).is_some_and(Space::is_empty) {
+            self.spaces.remove(home);
+        }
+        Changed::from(what)
     }
 
     /// To be called once, when every object that existed at the start has been applied: a source whose sealed
     /// commit is not complete by then counts with the objects that do have the sealed content (a restart must not
     /// turn one hand-edited object into the loss of all of them). Later sets are swapped only when complete.
     pub fn synced(&mut self) -> Changed {
-        Changed::Nothing
+        Changed::from(self.policies.synced(&self.settings.namespace))
     }
 
     /// Everything wrong with objects that people wrote, sorted. References are checked at the time of asking.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
-        Vec::new()
+        problems::problems(self)
     }
 
     /// The audience that a pod belongs to.
@@ -110,19 +214,90 @@ impl Mesh {
     /// # Errors
     /// Why it gets no configuration.
     pub fn audience(&self, namespace: &str, pod: &str) -> Result<Audience, NotOurs> {
-        let _ = (namespace, pod);
-        Err(NotOurs::UnknownPod)
+        let space = self.spaces.get(namespace).ok_or(NotOurs::UnknownPod)?;
+        let part = space.pods.get(pod).ok_or(NotOurs::UnknownPod)?;
+        self.ours(space, part)?;
+        let (mtls, authorization) = self.modes(namespace, &part.labels);
+        Ok(Audience {
+            namespace: namespace.to_owned(),
+            service_account: part.service_account.clone(),
+            ports: pod_ports(space, pod, part),
+            mtls: Mode(mtls),
+            authorization: Mode(authorization),
+        })
     }
 
     /// What is known of a pod, ours or not.
     #[must_use]
     pub fn pod(&self, namespace: &str, name: &str) -> Option<PodFacts> {
-        let _ = (namespace, name);
-        None
+        let space = self.spaces.get(namespace)?;
+        let part = space.pods.get(name)?;
+        Some(PodFacts {
+            uid: part.uid.clone(),
+            service_account: part.service_account.clone(),
+            revision: part.revision.clone(),
+            terminating: part.terminating,
+            not_ours: self.ours(space, part).err(),
+        })
     }
 
     /// Namespace and name of every pod that is ours.
     pub fn pods(&self) -> impl Iterator<Item = (&str, &str)> {
-        std::iter::empty()
+        self.spaces.iter().flat_map(move |(namespace, space)| {
+            let ours = space.pods.iter().filter(move |(_, pod)| self.ours(space, pod).is_ok());
+            ours.map(move |(name, _)| (namespace.as_str(), name.as_str()))
+        })
     }
+
+    fn ours(&self, space: &Space, pod: &PodPart) -> Result<(), NotOurs> {
+        if space.mesh != self.settings.mesh {
+            return Err(NotOurs::NamespaceNotInMesh);
+        }
+        if pod.mesh != self.settings.mesh {
+            return Err(NotOurs::NoSidecar);
+        }
+        if pod.finished { Err(NotOurs::Finished) } else { Ok(()) }
+    }
+
+    /// The namespaces of the mesh.
+    pub(crate) fn spaces(&self) -> impl Iterator<Item = (&String, &Space)> {
+        self.spaces.iter().filter(|(_, space)| space.mesh == self.settings.mesh)
+    }
+
+    /// A namespace of the mesh.
+    pub(crate) fn space(&self, namespace: &str) -> Option<&Space> {
+        self.spaces.get(namespace).filter(|space| space.mesh == self.settings.mesh)
+    }
+
+    /// The pods with a sidecar that a service's selector picks.
+    pub(crate) fn behind<'a>(
+        &'a self,
+        space: &'a Space,
+        service: &str,
+    ) -> impl Iterator<Item = (&'a str, &'a PodPart)> {
+        let names = space.behind.get(service).into_iter().flatten();
+        let pods = names.filter_map(|name| Some((name.as_str(), space.pods.get(name)?)));
+        pods.filter(|(_, pod)| self.ours(space, pod).is_ok())
+    }
+
+    pub(crate) fn policies(&self) -> &Policies {
+        &self.policies
+    }
+}
+
+/// The ports of a pod that services lead to. Where services disagree on the protocol, one that was declared wins over
+/// the default, then the first service by name; [`Mesh::problems`] says so.
+fn pod_ports(space: &Space, name: &str, pod: &PodPart) -> BTreeMap<u16, Protocol> {
+    let mut ports: BTreeMap<u16, (bool, Protocol)> = BTreeMap::new();
+    let services = space.services.iter().filter(|(service, _)| space.is_behind(service, name));
+    for port in services.flat_map(|(_, service)| service.ports.values()) {
+        let Some(target) = port.target.number(pod).filter(|number| !OWN_PORTS.contains(number)) else {
+            continue;
+        };
+        let kept = ports.entry(target).or_insert((port.declared, port.protocol));
+        if port.declared && !kept.0 {
+            *kept = (true, port.protocol);
+        }
+    }
+    ports.into_iter().map(|(port, (_, protocol))| (port, protocol)).collect()
 }

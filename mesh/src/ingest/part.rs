@@ -8,6 +8,8 @@ use crds::mesh_config::{Authorization, Mtls};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Serialize;
 
+use crate::object::ObjectRef;
+
 /// What is kept of an object.
 #[derive(Serialize, Debug, Clone, PartialEq)]
 pub enum Part {
@@ -41,8 +43,8 @@ pub enum PolicyPart {
 /// What is kept of a Namespace.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq)]
 pub struct NamespacePart {
-    /// Whether it is labelled as part of this mesh.
-    pub ours: bool,
+    /// The mesh that it is labelled as part of; may be empty.
+    pub mesh: String,
 }
 
 /// What is kept of a Pod.
@@ -52,9 +54,9 @@ pub struct PodPart {
     pub uid: String,
     /// Service account that it runs as.
     pub service_account: String,
-    /// Whether the injector has put a sidecar of this mesh into it.
-    pub meshed: bool,
-    /// Release of the sidecar.
+    /// The mesh whose injector put a sidecar into it; empty without one.
+    pub mesh: String,
+    /// Release of the sidecar; empty without one.
     pub revision: String,
     /// Whether it is being deleted.
     pub terminating: bool,
@@ -248,6 +250,6 @@ pub struct ModePart {
 /// What is kept of a PolicySource.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq)]
 pub struct SourcePart {
-    /// Content hash of every object of the sealed commit.
-    pub inventory: BTreeMap<crate::object::ObjectRef, String>,
+    /// Content hash of every object of the sealed commit; `None` before the first seal.
+    pub inventory: Option<BTreeMap<ObjectRef, String>>,
 }

@@ -29,8 +29,10 @@ pub struct View {
 pub struct Outbound {
     /// Calls to anything else than `services`.
     pub otherwise: Otherwise,
-    /// Services that it may call, and those that they are split among.
-    pub services: BTreeMap<ServicePort, Upstream>,
+    /// Services that the application can dial.
+    pub services: BTreeMap<ServicePort, Service>,
+    /// Where their calls go. Holds every receiver that a route names.
+    pub destinations: BTreeMap<ServicePort, Destination>,
 }
 
 /// Calls to anything else than the services that may be called.
@@ -66,20 +68,28 @@ impl Serialize for ServicePort {
     }
 }
 
-/// How calls to a service port are made.
+/// A service port that the application can dial.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Upstream {
+pub struct Service {
     /// What is spoken.
     pub protocol: Protocol,
-    /// Addresses that the application dials; none when it is only a receiver of a split.
+    /// Addresses that the application dials. Never empty.
     pub addresses: BTreeSet<IpAddr>,
-    /// Who may answer. Never empty.
-    pub peers: BTreeSet<ServiceAccount>,
-    /// Where calls go.
-    pub endpoints: BTreeSet<SocketAddr>,
-    /// Where requests go, first match first; the last one has no `matches`. Empty when `addresses` is.
+    /// Where requests go, first match first. Never empty.
     pub routes: Vec<Route>,
+}
+
+/// The pods behind a service port.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Destination {
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Who may answer. Never empty: Envoy takes no names for any name.
+    pub peers: BTreeSet<ServiceAccount>,
+    /// Those that take calls now.
+    pub endpoints: BTreeSet<SocketAddr>,
 }
 
 /// Where some requests go.

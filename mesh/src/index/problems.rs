@@ -1,0 +1,245 @@
+//! Everything wrong with objects that people wrote, computed when asked for: references may be right a moment later.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::policies::{Source, SourceName, may_hold};
+use super::{Mesh, Space};
+use crate::ingest::{ModePart, PolicyPart, Protocol, RoutesPart, RuleRef, SplitPart, TargetPart};
+use crate::object::{Kind, ObjectRef};
+use crate::problem::{Problem, Reason};
+
+pub(super) fn problems(mesh: &Mesh) -> Vec<Problem> {
+    let mut found: BTreeSet<Problem> = mesh.refused.values().cloned().collect();
+    for (key, part) in mesh.policies.all() {
+        match part {
+            PolicyPart::TrafficTarget(part) => target(mesh, key, part, &mut found),
+            PolicyPart::TrafficSplit(part) => split(mesh, key, part, &mut found),
+            PolicyPart::MeshPolicy(part) => mode(mesh, key, part, &mut found),
+            PolicyPart::Routes(_) => {}
+        }
+    }
+    for (name, source) in &mesh.policies.sources {
+        seal(mesh, name, source, &mut found);
+    }
+    unsealed(mesh, &mut found);
+    for (namespace, space) in mesh.spaces() {
+        protocols(mesh, namespace, space, &mut found);
+    }
+    addresses(mesh, &mut found);
+    found.into_iter().collect()
+}
+
+fn target(mesh: &Mesh, key: &ObjectRef, part: &TargetPart, found: &mut BTreeSet<Problem>) {
+    if part.sources.is_empty() {
+        let message = "it has no sources, so it opens nothing; name the service accounts that may call";
+        found.insert(Problem::new(key, "spec.sources", Reason::OpensNothing, message));
+    }
+    if part.rules.is_empty() {
+        let message = "it has no rules, so it opens nothing; name an HTTPRouteGroup or a TCPRoute";
+        found.insert(Problem::new(key, "spec.rules", Reason::OpensNothing, message));
+    }
+    for (index, rule) in part.rules.iter().enumerate() {
+        let field = format!("spec.rules[{index}]");
+        match rule {
+            RuleRef::Http { name, matches } => {
+                let routes = mesh.policies.get(Kind::HTTPRouteGroup, &key.namespace, name);
+                let Some(PolicyPart::Routes(RoutesPart::Http(known))) = routes else {
+                    found.insert(missing(key, &format!("{field}.name"), Kind::HTTPRouteGroup, name));
+                    continue;
+                };
+                for one in matches.iter().flatten().filter(|one| !known.iter().any(|(name, _)| name == *one))
+                {
+                    let shown: String = one.chars().take(64).collect();
+                    let message =
+                        format!("HTTPRouteGroup {name} has no match {shown:?}; add it or correct the name");
+                    found.insert(Problem::new(key, &format!("{field}.matches"), Reason::NotFound, message));
+                }
+                if known.is_empty() {
+                    let message = format!("HTTPRouteGroup {name} has no matches, so the rule opens nothing");
+                    found.insert(Problem::new(key, &field, Reason::OpensNothing, message));
+                }
+            }
+            RuleRef::Tcp { name } => {
+                if mesh.policies.get(Kind::TCPRoute, &key.namespace, name).is_none() {
+                    found.insert(missing(key, &format!("{field}.name"), Kind::TCPRoute, name));
+                }
+            }
+        }
+    }
+}
+
+fn missing(key: &ObjectRef, field: &str, kind: Kind, name: &str) -> Problem {
+    let message =
+        format!("there is no {kind} {name} in namespace {}; create it or correct the name", key.namespace);
+    Problem::new(key, field, Reason::NotFound, message)
+}
+
+fn split(mesh: &Mesh, key: &ObjectRef, part: &SplitPart, found: &mut BTreeSet<Problem>) {
+    let Some(space) = mesh.space(&key.namespace) else { return };
+    for name in part.matches.iter().flatten() {
+        if mesh.policies.get(Kind::HTTPRouteGroup, &key.namespace, name).is_none() {
+            found.insert(missing(key, "spec.matches", Kind::HTTPRouteGroup, name));
+        }
+    }
+    if part.matches.is_none() {
+        let others = mesh.policies.in_namespace(Kind::TrafficSplit, &key.namespace);
+        let first = others.take_while(|(other, _)| *other < key).find(
+            |(_, other)| matches!(other, PolicyPart::TrafficSplit(other) if other.root == part.root && other.matches.is_none()),
+        );
+        if let Some((other, _)) = first {
+            let message = format!(
+                "TrafficSplit {} already splits service {}; this one is ignored",
+                other.name, part.root
+            );
+            found.insert(Problem::new(key, "spec.service", Reason::Conflict, message));
+        }
+    }
+    let Some(root) = space.services.get(&part.root) else {
+        let message = format!("there is no service {} in namespace {}", part.root, key.namespace);
+        found.insert(Problem::new(key, "spec.service", Reason::NotFound, message));
+        return;
+    };
+    for name in part.backends.iter().filter(|(_, weight)| **weight > 0).map(|(name, _)| name) {
+        let gone = |what: String| {
+            let message = format!("{what}; until then its share goes to the other backends");
+            Problem::new(key, "spec.backends", Reason::NotFound, message)
+        };
+        let Some(backend) = space.services.get(name) else {
+            found.insert(gone(format!(
+                "there is no service {name} in namespace {}; create it",
+                key.namespace
+            )));
+            continue;
+        };
+        for (number, port) in &root.ports {
+            match backend.ports.get(number) {
+                None => found.insert(gone(format!(
+                    "service {name} has no port {number} as {} has; add it",
+                    part.root
+                ))),
+                Some(other) if other.protocol.is_http() != port.protocol.is_http() => {
+                    let message =
+                        format!("port {number} of {name} speaks another protocol than that of {}", part.root);
+                    found.insert(Problem::new(key, "spec.backends", Reason::ProtocolConflict, message))
+                }
+                Some(_) => false,
+            };
+        }
+        if !mesh.takes_calls(space, name) {
+            found.insert(gone(format!("no pod with a sidecar is ready behind service {name}; start one")));
+        }
+    }
+}
+
+fn mode(mesh: &Mesh, key: &ObjectRef, part: &ModePart, found: &mut BTreeSet<Problem>) {
+    let others =
+        mesh.policies.in_namespace(Kind::MeshPolicy, &key.namespace).take_while(|(other, _)| *other < key);
+    for (other, one) in others {
+        let PolicyPart::MeshPolicy(one) = one else { continue };
+        if one.selector != part.selector {
+            continue;
+        }
+        let mtls = one.mtls.zip(part.mtls).is_some_and(|(a, b)| a != b);
+        if mtls || one.authorization.zip(part.authorization).is_some_and(|(a, b)| a != b) {
+            let message =
+                format!("MeshPolicy {} says otherwise for the same pods; the stricter one wins", other.name);
+            found.insert(Problem::new(key, "spec", Reason::Conflict, message));
+        }
+    }
+}
+
+fn seal(mesh: &Mesh, name: &SourceName, source: &Source, found: &mut BTreeSet<Problem>) {
+    let key = ObjectRef::new(Kind::PolicySource, &name.0, &name.1);
+    let Some(inventory) = source.inventory.as_ref().filter(|_| source.exists) else { return };
+    for entry in inventory.keys().filter(|entry| !may_hold(name, entry, &mesh.settings.namespace)) {
+        let message =
+            format!("{entry} is not in namespace {}, which is all that this source may fill", name.0);
+        found.insert(Problem::new(&key, "status.inventory", Reason::ForeignNamespace, message));
+    }
+    let open = |(entry, hash): &(&ObjectRef, &String)| {
+        may_hold(name, entry, &mesh.settings.namespace)
+            && source.sealed.get(*entry).is_none_or(|(sealed, _)| sealed != *hash)
+    };
+    let open: Vec<_> = inventory.iter().filter(open).map(|(entry, _)| entry.to_string()).collect();
+    if let Some(first) = open.first() {
+        let message = format!(
+            "{} of {} objects of the sealed commit have not been seen with their sealed content, first {first}; \
+             the last complete commit stays in force until they are put back",
+            open.len(),
+            inventory.len()
+        );
+        found.insert(Problem::new(&key, "status.inventory", Reason::SealIncomplete, message));
+    }
+}
+
+/// Objects that carry a source's label, but not what its sealed commit says.
+fn unsealed(mesh: &Mesh, found: &mut BTreeSet<Problem>) {
+    for (key, seen) in &mesh.policies.seen {
+        let Some((name, hash)) = &seen.source else { continue };
+        let source = mesh.policies.sources.get(name).filter(|source| source.exists);
+        let listed =
+            source.and_then(|source| source.inventory.as_ref()).and_then(|inventory| inventory.get(key));
+        let message = match (source, listed) {
+            (_, Some(listed)) if listed == hash => continue,
+            (None, _) => format!(
+                "its PolicySource {}/{} does not exist; remove the label or the object",
+                name.0, name.1
+            ),
+            (Some(_), None) => format!(
+                "the sealed commit of PolicySource {}/{} does not hold it, so it does not count; commit it to Git",
+                name.0, name.1
+            ),
+            (Some(_), Some(_)) => format!(
+                "it was changed by hand and differs from the sealed commit of PolicySource {}/{}, whose version \
+                 stays in force; make the change in Git",
+                name.0, name.1
+            ),
+        };
+        found.insert(Problem::new(key, "metadata.labels", Reason::NotSealed, message));
+    }
+}
+
+/// Services that disagree about one port of one pod.
+fn protocols(mesh: &Mesh, namespace: &str, space: &Space, found: &mut BTreeSet<Problem>) {
+    let mut first: BTreeMap<(&str, u16), (Protocol, &str)> = BTreeMap::new();
+    for (name, service) in &space.services {
+        for (number, port) in &service.ports {
+            for (pod, part) in mesh.behind(space, name) {
+                let Some(target) = port.target.number(part) else { continue };
+                let (protocol, other) = first.entry((pod, target)).or_insert((port.protocol, name));
+                if *protocol != port.protocol {
+                    let key = ObjectRef::new(Kind::Service, namespace, name);
+                    let message = format!(
+                        "service {other} says that port {target} of the same pods speaks another protocol; set the \
+                         same appProtocol on both"
+                    );
+                    found.insert(Problem::new(
+                        &key,
+                        &format!("spec.ports[{number}]"),
+                        Reason::ProtocolConflict,
+                        message,
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// Services with one address: the API server allows none, so one of them is about to go.
+fn addresses(mesh: &Mesh, found: &mut BTreeSet<Problem>) {
+    let mut first = BTreeMap::new();
+    for (namespace, space) in mesh.spaces() {
+        for (name, service) in &space.services {
+            for address in &service.addresses {
+                let (other_namespace, other) = first.entry(address).or_insert((namespace, name));
+                if (*other_namespace, *other) != (namespace, name) {
+                    let key = ObjectRef::new(Kind::Service, namespace, name);
+                    let message = format!(
+                        "service {other_namespace}/{other} has the address {address} too and gets its calls"
+                    );
+                    found.insert(Problem::new(&key, "spec.clusterIP", Reason::Conflict, message));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Pods, services and slices of one namespace, and which pods are behind a service.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::What;
+use crate::ingest::{PodPart, ServicePart, SlicePart, TargetPort};
+
+/// One namespace.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Space {
+    /// The mesh that it is labelled as part of; may be empty.
+    pub(crate) mesh: String,
+    pub(crate) pods: BTreeMap<String, PodPart>,
+    pub(crate) services: BTreeMap<String, ServicePart>,
+    pub(crate) slices: BTreeMap<String, SlicePart>,
+    /// Service to the pods that its selector picks, kept up to date by the setters.
+    pub(crate) behind: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Space {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.mesh.is_empty() && self.pods.is_empty() && self.services.is_empty() && self.slices.is_empty()
+    }
+
+    pub(crate) fn is_behind(&self, service: &str, pod: &str) -> bool {
+        self.behind.get(service).is_some_and(|pods| pods.contains(pod))
+    }
+
+    pub(super) fn set_pod(&mut self, namespace: &str, name: &str, part: Option<PodPart>) -> BTreeSet<What> {
+        if self.pods.get(name) == part.as_ref() {
+            return BTreeSet::new();
+        }
+        let mut what = BTreeSet::from([What::Pod { namespace: namespace.to_owned(), name: name.to_owned() }]);
+        for (service, ServicePart { selector, .. }) in &self.services {
+            let picked = part.as_ref().is_some_and(|pod| picks(selector, &pod.labels));
+            let was = self.behind.get(service).is_some_and(|pods| pods.contains(name));
+            if picked || was {
+                what.insert(What::Service { namespace: namespace.to_owned(), name: service.clone() });
+            }
+            if picked && !was {
+                self.behind.entry(service.clone()).or_default().insert(name.to_owned());
+            } else if was && !picked {
+                self.behind.entry(service.clone()).or_default().remove(name);
+            }
+        }
+        match part {
+            Some(part) => self.pods.insert(name.to_owned(), part),
+            None => self.pods.remove(name),
+        };
+        what
+    }
+
+    pub(super) fn set_service(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        part: Option<ServicePart>,
+    ) -> BTreeSet<What> {
+        if self.services.get(name) == part.as_ref() {
+            return BTreeSet::new();
+        }
+        match part {
+            Some(part) => {
+                let picked = self.pods.iter().filter(|(_, pod)| picks(&part.selector, &pod.labels));
+                self.behind.insert(name.to_owned(), picked.map(|(pod, _)| pod.clone()).collect());
+                self.services.insert(name.to_owned(), part);
+            }
+            None => {
+                self.behind.remove(name);
+                self.services.remove(name);
+            }
+        }
+        BTreeSet::from([What::Service { namespace: namespace.to_owned(), name: name.to_owned() }])
+    }
+
+    pub(super) fn set_slice(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        part: Option<SlicePart>,
+    ) -> BTreeSet<What> {
+        if self.slices.get(name) == part.as_ref() {
+            return BTreeSet::new();
+        }
+        let new = part.as_ref().map(|part| part.service.clone());
+        let old = match part {
+            Some(part) => self.slices.insert(name.to_owned(), part),
+            None => self.slices.remove(name),
+        };
+        let services =
+            old.map(|old| old.service).into_iter().chain(new).filter(|service| !service.is_empty());
+        services.map(|service| What::Endpoints { namespace: namespace.to_owned(), service }).collect()
+    }
+}
+
+/// Whether a service's selector picks a pod. No selector picks none (Kubernetes, Services without selectors).
+fn picks(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+impl TargetPort {
+    /// The port at one pod.
+    pub(crate) fn number(&self, pod: &PodPart) -> Option<u16> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Name(name) => pod.ports.get(name).copied(),
+        }
+    }
+}

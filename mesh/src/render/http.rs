@@ -1,0 +1,140 @@
+//! Connection managers and the matching of requests.
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::listener::v3 as listener;
+use envoy_types::pb::envoy::config::route::v3 as route;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+use envoy_types::pb::google::protobuf::Any;
+
+use super::Context;
+use super::log::access_log;
+use super::wire::{ads, any, seconds, yes};
+use crate::ingest::HttpMatch;
+
+/// Name of the filter by which per-route configuration refers to it.
+pub(super) const RBAC: &str = "envoy.filters.http.rbac";
+
+/// A connection manager that is transparent to applications: no time limits of its own, no header that the
+/// application did not write changed (except the caller's identity), websockets pass.
+pub(super) fn manager(
+    context: Context<'_>,
+    stat_prefix: &str,
+    route_name: &str,
+    authorization: Option<Any>,
+) -> hcm::HttpConnectionManager {
+    let authorization = authorization.map(|config| filter(RBAC, config));
+    let router = Router { suppress_envoy_headers: true, ..Default::default() };
+    let router = filter("envoy.filters.http.router", any(&router));
+    hcm::HttpConnectionManager {
+        codec_type: hcm::http_connection_manager::CodecType::Auto.into(),
+        stat_prefix: stat_prefix.to_owned(),
+        http_filters: authorization.into_iter().chain([router]).collect(),
+        http_protocol_options: Some(core::Http1ProtocolOptions {
+            accept_http_10: true,
+            ..Default::default()
+        }),
+        http2_protocol_options: Some(http2()),
+        server_header_transformation: hcm::http_connection_manager::ServerHeaderTransformation::PassThrough
+            .into(),
+        stream_idle_timeout: seconds(0),
+        access_log: access_log(context, true).into_iter().collect(),
+        upgrade_configs: vec![hcm::http_connection_manager::UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }],
+        route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::Rds(hcm::Rds {
+            config_source: Some(ads()),
+            route_config_name: route_name.to_owned(),
+        })),
+        ..Default::default()
+    }
+}
+
+/// Makes a connection manager the one in front of the application: it says who calls, and it resolves `.` and `..`
+/// in the path before rules are asked, since the application may do so after.
+pub(super) fn guard(manager: &mut hcm::HttpConnectionManager) {
+    use hcm::http_connection_manager::{
+        ForwardClientCertDetails, PathWithEscapedSlashesAction, SetCurrentClientCertDetails,
+    };
+    manager.normalize_path = yes();
+    // `%2F` and `%5C` let a path look harmless to a rule and not to an application.
+    manager.path_with_escaped_slashes_action = PathWithEscapedSlashesAction::RejectRequest.into();
+    manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
+    manager.set_current_client_cert_details =
+        Some(SetCurrentClientCertDetails { uri: true, ..Default::default() });
+}
+
+pub(super) fn network_filter(name: &str, config: Any) -> listener::Filter {
+    listener::Filter {
+        name: name.to_owned(),
+        config_type: Some(listener::filter::ConfigType::TypedConfig(config)),
+    }
+}
+
+pub(super) fn manager_filter(manager: &hcm::HttpConnectionManager) -> listener::Filter {
+    network_filter("envoy.filters.network.http_connection_manager", any(manager))
+}
+
+fn filter(name: &str, config: Any) -> hcm::HttpFilter {
+    hcm::HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    }
+}
+
+/// Websockets cross HTTP/2 as extended CONNECT (RFC 8441), which must be allowed on both sides.
+pub(super) fn http2() -> core::Http2ProtocolOptions {
+    core::Http2ProtocolOptions { allow_connect: true, ..Default::default() }
+}
+
+pub(super) fn regex(text: &str) -> matcher::RegexMatcher {
+    matcher::RegexMatcher { regex: text.to_owned(), ..Default::default() }
+}
+
+/// Methods and headers of a match. A header that is missing fits nothing.
+pub(super) fn header_matchers(one: &HttpMatch) -> Vec<route::HeaderMatcher> {
+    let methods = one.methods.iter().map(String::as_str).collect::<Vec<_>>().join("|");
+    let method = (!methods.is_empty()).then(|| header_matcher(":method", &methods));
+    let headers = one.headers.iter().map(|(name, text)| header_matcher(name, text));
+    method.into_iter().chain(headers).collect()
+}
+
+fn header_matcher(name: &str, text: &str) -> route::HeaderMatcher {
+    let value = matcher::StringMatcher {
+        match_pattern: Some(matcher::string_matcher::MatchPattern::SafeRegex(regex(text))),
+        ..Default::default()
+    };
+    route::HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(route::header_matcher::HeaderMatchSpecifier::StringMatch(value)),
+        ..Default::default()
+    }
+}
+
+/// Requests that fit a match; every request when there is none. The empty prefix also fits `*`, the path of a
+/// server-wide OPTIONS.
+pub(super) fn route_match(one: Option<&HttpMatch>) -> route::RouteMatch {
+    let path = match one.and_then(|one| one.path.as_ref()) {
+        Some(text) => route::route_match::PathSpecifier::SafeRegex(regex(text)),
+        None => route::route_match::PathSpecifier::Prefix(String::new()),
+    };
+    route::RouteMatch {
+        headers: one.map(header_matchers).unwrap_or_default(),
+        path_specifier: Some(path),
+        ..Default::default()
+    }
+}
+
+/// A route configuration for every host.
+pub(super) fn routes(name: &str, routes: Vec<route::Route>) -> route::RouteConfiguration {
+    let host = route::VirtualHost {
+        name: name.to_owned(),
+        domains: vec!["*".to_owned()],
+        routes,
+        ..Default::default()
+    };
+    route::RouteConfiguration { name: name.to_owned(), virtual_hosts: vec![host], ..Default::default() }
+}

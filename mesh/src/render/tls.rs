@@ -1,0 +1,114 @@
+//! Identities: mutual TLS 1.3 with the certificate and trust bundle that `meshwright-proxy` keeps on file.
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+
+use super::Context;
+use super::wire::{any, seconds, yes};
+
+/// Name of Envoy's TLS transport socket.
+const TLS: &str = "envoy.transport_sockets.tls";
+
+/// Who must be at the other end.
+pub(super) enum Peer {
+    /// A certificate with exactly this SPIFFE id.
+    Exactly(Vec<String>),
+    /// Any member of the trust domain.
+    Member(String),
+}
+
+/// The client's side. `alpn` is empty for plain connections.
+pub(super) fn client(context: Context<'_>, peer: &Peer, sni: String, alpn: &[&str]) -> core::TransportSocket {
+    let names = match peer {
+        Peer::Exactly(ids) => {
+            ids.iter().map(|id| san(matcher::string_matcher::MatchPattern::Exact(id.clone()))).collect()
+        }
+        Peer::Member(domain) => {
+            vec![san(matcher::string_matcher::MatchPattern::Prefix(format!("spiffe://{domain}/")))]
+        }
+    };
+    let message = tls::UpstreamTlsContext {
+        common_tls_context: Some(common(context, names, alpn)),
+        sni,
+        ..Default::default()
+    };
+    core::TransportSocket {
+        name: TLS.to_owned(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(any(&message))),
+    }
+}
+
+/// The server's side. Sessions are not resumed: a resumed one would not look at the certificate again, and mesh
+/// connections are few and long.
+pub(super) fn server(context: Context<'_>, alpn: &[&str]) -> core::TransportSocket {
+    let message = tls::DownstreamTlsContext {
+        common_tls_context: Some(common(context, Vec::new(), alpn)),
+        require_client_certificate: yes(),
+        disable_stateful_session_resumption: true,
+        session_ticket_keys_type: Some(
+            tls::downstream_tls_context::SessionTicketKeysType::DisableStatelessSessionResumption(true),
+        ),
+        ..Default::default()
+    };
+    core::TransportSocket {
+        name: TLS.to_owned(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(any(&message))),
+    }
+}
+
+fn san(pattern: matcher::string_matcher::MatchPattern) -> tls::SubjectAltNameMatcher {
+    tls::SubjectAltNameMatcher {
+        san_type: tls::subject_alt_name_matcher::SanType::Uri.into(),
+        matcher: Some(matcher::StringMatcher { match_pattern: Some(pattern), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn common(
+    context: Context<'_>,
+    names: Vec<tls::SubjectAltNameMatcher>,
+    alpn: &[&str],
+) -> tls::CommonTlsContext {
+    use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
+    let version = tls::tls_parameters::TlsProtocol::TlSv13;
+    tls::CommonTlsContext {
+        tls_params: Some(tls::TlsParameters {
+            tls_minimum_protocol_version: version.into(),
+            tls_maximum_protocol_version: version.into(),
+            ..Default::default()
+        }),
+        tls_certificate_sds_secret_configs: vec![secret(context, "identity")],
+        alpn_protocols: alpn.iter().map(|protocol| (*protocol).to_owned()).collect(),
+        validation_context_type: Some(ValidationContextType::CombinedValidationContext(
+            CombinedCertificateValidationContext {
+                default_validation_context: Some(tls::CertificateValidationContext {
+                    match_typed_subject_alt_names: names,
+                    ..Default::default()
+                }),
+                validation_context_sds_secret_config: Some(secret(context, "trust")),
+                ..Default::default()
+            },
+        )),
+        ..Default::default()
+    }
+}
+
+/// A secret on file, read again when its folder changes.
+fn secret(context: Context<'_>, name: &str) -> tls::SdsSecretConfig {
+    let folder = core::WatchedDirectory { path: context.secrets.to_owned(), ..Default::default() };
+    let path = core::PathConfigSource {
+        path: format!("{}/{name}.json", context.secrets),
+        watched_directory: Some(folder),
+        ..Default::default()
+    };
+    tls::SdsSecretConfig {
+        name: name.to_owned(),
+        sds_config: Some(core::ConfigSource {
+            resource_api_version: core::ApiVersion::V3.into(),
+            initial_fetch_timeout: seconds(5),
+            config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::PathConfigSource(path)),
+            ..Default::default()
+        }),
+    }
+}

@@ -1,0 +1,205 @@
+//! Which services an audience can call, how, and where the calls go.
+//!
+//! A client only gets what it may call: a service is listed when a pod behind it (or behind a receiver of its
+//! TrafficSplit) has a service account that a TrafficTarget opens to the client, or does not enforce TrafficTargets.
+//! This is scope, not enforcement: the server's sidecar decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use crds::mesh_config::{Authorization, Egress};
+
+use super::inbound::group;
+use super::types::{Destination, Otherwise, Outbound, Route, Service, ServicePort};
+use crate::audience::Audience;
+use crate::index::{Mesh, Space};
+use crate::ingest::{HttpMatch, PodPart, PolicyPart, ServiceAccount, ServicePortPart, SplitPart};
+use crate::object::Kind;
+
+pub(super) fn outbound(mesh: &Mesh, audience: &Audience) -> Outbound {
+    let me = ServiceAccount::new(&audience.namespace, &audience.service_account);
+    let otherwise = match mesh.settings().egress {
+        Egress::Allow => Otherwise::Passthrough,
+        Egress::Deny => Otherwise::MeshOnly,
+    };
+    let mut outbound = Outbound { otherwise, services: BTreeMap::new(), destinations: BTreeMap::new() };
+    let mut taken = BTreeSet::new();
+    for (namespace, space) in mesh.spaces() {
+        let scope = Scope { mesh, namespace, space, opened: opened_to(mesh, namespace, &me) };
+        for (name, service) in &space.services {
+            if !scope.lists(name) {
+                continue;
+            }
+            for (number, port) in &service.ports {
+                let mut addresses = service.addresses.clone();
+                // The API server gives an address to one service only; around a re-creation we may see two.
+                addresses.retain(|address| taken.insert((*address, *number)));
+                let routes = routes(mesh, namespace, space, name, *number);
+                if addresses.is_empty() || routes.is_empty() {
+                    continue;
+                }
+                for receiver in routes.iter().flat_map(|route| route.to.keys()) {
+                    if let Some(destination) = scope.destination(receiver) {
+                        outbound.destinations.insert(receiver.clone(), destination);
+                    }
+                }
+                let key = ServicePort { namespace: namespace.clone(), service: name.clone(), port: *number };
+                outbound.services.insert(key, Service { protocol: port.protocol, addresses, routes });
+            }
+        }
+    }
+    outbound
+}
+
+/// The service accounts of a namespace that TrafficTargets open to a caller, at any port.
+fn opened_to<'a>(mesh: &'a Mesh, namespace: &str, caller: &ServiceAccount) -> BTreeSet<&'a str> {
+    let targets = mesh.policies().in_namespace(Kind::TrafficTarget, namespace);
+    let targets = targets.filter_map(|(_, part)| match part {
+        PolicyPart::TrafficTarget(target) if target.sources.contains(caller) => {
+            Some(target.destination.name.as_str())
+        }
+        _ => None,
+    });
+    targets.collect()
+}
+
+/// One namespace, seen by one caller.
+struct Scope<'a> {
+    mesh: &'a Mesh,
+    namespace: &'a str,
+    space: &'a Space,
+    opened: BTreeSet<&'a str>,
+}
+
+impl Scope<'_> {
+    /// Whether the caller may call a pod, as far as it must know.
+    fn reaches(&self, pod: &PodPart) -> bool {
+        self.opened.contains(pod.service_account.as_str())
+            || self.mesh.modes(self.namespace, &pod.labels).1 != Authorization::Enforce
+    }
+
+    fn reaches_some(&self, service: &str) -> bool {
+        self.mesh.behind(self.space, service).any(|(_, pod)| self.reaches(pod))
+    }
+
+    fn lists(&self, service: &str) -> bool {
+        self.reaches_some(service)
+            || splits(self.mesh, self.namespace, service)
+                .any(|split| split.backends.keys().any(|backend| self.reaches_some(backend)))
+    }
+
+    /// Where calls to a receiver go: to those of its pods that the caller may call; to all of them when it may call
+    /// none, so that it is told so (403) by a sidecar that counts it.
+    fn destination(&self, receiver: &ServicePort) -> Option<Destination> {
+        let port = self.space.services.get(&receiver.service)?.ports.get(&receiver.port)?;
+        let some = self.reaches_some(&receiver.service);
+        let wanted = |pod: &PodPart| !some || self.reaches(pod);
+        let pods = self.mesh.behind(self.space, &receiver.service).filter(|(_, pod)| wanted(pod));
+        let peers: BTreeSet<_> =
+            pods.map(|(_, pod)| ServiceAccount::new(self.namespace, &pod.service_account)).collect();
+        let endpoints = endpoints(self.mesh, self.space, &receiver.service, port);
+        let endpoints =
+            endpoints.into_iter().filter(|(_, pod, _)| wanted(pod)).map(|(_, _, address)| address).collect();
+        (!peers.is_empty()).then_some(Destination {
+            protocol: port.protocol,
+            peers,
+            endpoints: one_family(endpoints),
+        })
+    }
+}
+
+/// Every pod has an IPv4 address or none has; a pod that has both is called at one of them.
+fn one_family(endpoints: BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
+    let four: BTreeSet<_> = endpoints.iter().filter(|address| address.is_ipv4()).copied().collect();
+    if four.is_empty() { endpoints } else { four }
+}
+
+/// The endpoints of a service port that take calls and have a sidecar: pod and address.
+pub(crate) fn endpoints<'a>(
+    mesh: &'a Mesh,
+    space: &'a Space,
+    service: &str,
+    port: &ServicePortPart,
+) -> Vec<(&'a str, &'a PodPart, SocketAddr)> {
+    let pods: BTreeMap<&str, &PodPart> =
+        mesh.behind(space, service).filter(|(_, pod)| !pod.terminating).collect();
+    let slices = space.slices.values().filter(|slice| slice.service == service);
+    let slices = slices.filter_map(|slice| Some((slice, *slice.ports.get(&port.name)?)));
+    let endpoints =
+        slices.flat_map(|(slice, number)| slice.endpoints.iter().map(move |endpoint| (endpoint, number)));
+    let meshed = endpoints.filter_map(|(endpoint, number)| {
+        let (name, pod) = pods.get_key_value(endpoint.pod.as_str())?;
+        Some((*name, *pod, SocketAddr::new(endpoint.address, number)))
+    });
+    meshed.collect()
+}
+
+/// The TrafficSplits of a service that count: those with matches by name, then the first without.
+fn splits<'a>(
+    mesh: &'a Mesh,
+    namespace: &str,
+    root: &'a str,
+) -> impl Iterator<Item = &'a SplitPart> + use<'a> {
+    let all: Vec<_> = mesh
+        .policies()
+        .in_namespace(Kind::TrafficSplit, namespace)
+        .filter_map(|(_, part)| match part {
+            PolicyPart::TrafficSplit(split) if split.root == root => Some(split),
+            _ => None,
+        })
+        .collect();
+    let (matching, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|split| split.matches.is_some());
+    matching.into_iter().chain(rest.into_iter().take(1))
+}
+
+/// Where requests to a service port go. A receiver that cannot take calls (no such service or port, another protocol,
+/// no ready pod with a sidecar) gets none, and the others share; a split of which nothing is left is as if it were
+/// not there. Empty when nobody is behind the service.
+pub(crate) fn routes(mesh: &Mesh, namespace: &str, space: &Space, root: &str, number: u16) -> Vec<Route> {
+    let Some(port) = space.services.get(root).and_then(|service| service.ports.get(&number)) else {
+        return Vec::new();
+    };
+    let key = |service: &str| ServicePort {
+        namespace: namespace.to_owned(),
+        service: service.to_owned(),
+        port: number,
+    };
+    let takes_calls = |backend: &str| {
+        let other = space.services.get(backend).and_then(|service| service.ports.get(&number));
+        other.is_some_and(|other| {
+            other.protocol.is_http() == port.protocol.is_http()
+                && !endpoints(mesh, space, backend, other).is_empty()
+        })
+    };
+    let mut routes = Vec::new();
+    for split in splits(mesh, namespace, root) {
+        let receivers =
+            split.backends.iter().filter(|(backend, weight)| **weight > 0 && takes_calls(backend));
+        let to: BTreeMap<_, _> = receivers.map(|(backend, weight)| (key(backend), *weight)).collect();
+        let matches: Vec<HttpMatch> = match &split.matches {
+            None => Vec::new(),
+            Some(groups) => {
+                let all = groups.iter().flat_map(|name| group(mesh, namespace, name));
+                all.map(|(_, one)| one.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+            }
+        };
+        // No match at all is not every request; and a connection has no requests to match.
+        let applies = split.matches.is_none() || (!matches.is_empty() && port.protocol.is_http());
+        if applies && !to.is_empty() {
+            routes.push(Route { matches, to });
+        }
+    }
+    let unmatched = routes.last().is_some_and(|route| route.matches.is_empty());
+    if !unmatched && mesh.behind(space, root).next().is_some() {
+        routes.push(Route { matches: Vec::new(), to: BTreeMap::from([(key(root), 1)]) });
+    }
+    routes
+}
+
+impl Mesh {
+    /// Whether any pod behind a service takes calls at any of its ports.
+    pub(crate) fn takes_calls(&self, space: &Space, service: &str) -> bool {
+        let ports = space.services.get(service).into_iter().flat_map(|service| service.ports.values());
+        ports.into_iter().any(|port| !endpoints(self, space, service, port).is_empty())
+    }
+}
