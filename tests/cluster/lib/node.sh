@@ -19,6 +19,8 @@ make_mount_namespace() {
   mount --bind "$RUN/ns" "$RUN/ns"
   mount --make-private "$RUN/ns"
   touch "$MOUNTNS"
+  # Nothing to forward to: names outside the cluster do not resolve.
+  echo "nameserver $NODE_IP" | write_file "$RUN/resolv.conf"
   # Not `ip netns exec`: it remounts /sys, which hides the cgroups from kubelet.
   unshare --mount="$MOUNTNS" --propagation private bash -euc '
     mkdir -p /var/lib/kubelet /var/log/pods /var/log/containers /var/lib/cni /run/netns /run/containerd
@@ -26,6 +28,8 @@ make_mount_namespace() {
     mount --bind "$1/pod-logs" /var/log/pods
     mount --bind "$1/container-logs" /var/log/containers
     mount --bind "$1/cni/state" /var/lib/cni
+    # The machine'\''s name servers are out of reach from here, and kubelet would wait 5 s for them.
+    mount --bind "$1/resolv.conf" "$(readlink -f /etc/resolv.conf)"
     mount -t tmpfs -o mode=0755 tmpfs /run/netns
     mount -t tmpfs -o mode=0755 tmpfs /run/containerd
     mount --make-rshared /
@@ -104,8 +108,6 @@ kubeAPIBurst: 200
 eventRecordQPS: 0
 volumePluginDir: /var/lib/kubelet/volume-plugins
 END
-  # Nothing to forward to: names outside the cluster do not resolve.
-  echo "nameserver $NODE_IP" | write_file "$RUN/resolv.conf"
   write_file "$RUN/kube-proxy.yaml" <<END
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -158,9 +160,9 @@ start_node() {
     --leader-elect=false --port 0 --kube-api-qps 200 --kube-api-burst 400
   start_containerd
   load_pause_image
+  start_dns
   start_kubelet
   start_daemon kube-proxy "$KUBERNETES_BIN/kube-proxy" --config "$RUN/kube-proxy.yaml"
-  start_dns
   wait_ready 60 "the node" "$NODE_PARTS" node_ready
   wait_ready 30 "kube-proxy" "$NODE_PARTS" services_routed
 }

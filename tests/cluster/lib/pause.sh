@@ -10,7 +10,7 @@ build_pause_image() {
   local directory=$CACHE/images
   mkdir -p "$directory"
   gcc -Os -static -s -o "$directory/pause.tmp" "$CLUSTER_HOME/lib/pause.c"
-  python3 "$CLUSTER_HOME/lib/image_archive.py" "docker.io/$PAUSE_IMAGE" "$directory/pause.tmp" "$PAUSE_ARCHIVE.tmp"
+  /usr/bin/python3 "$CLUSTER_HOME/lib/image_archive.py" "docker.io/$PAUSE_IMAGE" "$directory/pause.tmp" "$PAUSE_ARCHIVE.tmp"
   rm "$directory/pause.tmp"
   mv "$PAUSE_ARCHIVE.tmp" "$PAUSE_ARCHIVE"
 }

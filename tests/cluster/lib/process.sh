@@ -28,7 +28,7 @@ start_daemon() {
   rm -f "$RUN/pids/$part"
   # A clean environment: the caller's proxy settings, for one, would break calls to webhooks.
   setsid env -i PATH="$DAEMON_PATH" HOME=/root \
-    "$CLUSTER_HOME/lib/launch" "$RUN/pids/$part" "$CGROUP_DAEMONS" "$NETNS" "$mountns" "$@" \
+    "$CLUSTER_HOME/lib/launch" "$RUN/pids/$part" "$(daemon_cgroups)" "$NETNS" "$mountns" "$@" \
     </dev/null >>"$RUN/logs/$part.log" 2>&1 &
   wait_for 10 "$part to start" daemon_pid "$part"
 }
@@ -111,8 +111,9 @@ set_cgroup_paths() {
   local hierarchy=$CGROUP_ROOT
   [ -d $CGROUP_ROOT/pids ] && hierarchy=$CGROUP_ROOT/pids
   CGROUP_TREE=$hierarchy/meshwright/$NAME
-  CGROUP_DAEMONS=$CGROUP_TREE/daemons
 }
+
+daemon_cgroups() { cgroup_hierarchies | sed "s|\$|/meshwright/$NAME/daemons|"; }
 
 cluster_pids() {
   [ -d "$CGROUP_TREE" ] || return 0
