@@ -1,1 +1,106 @@
+//! The children of one mesh, as golden files, and what must hold for all of them.
 
+use serde_json::json;
+
+use super::*;
+
+fn mesh() -> MeshConfig {
+    let spec = json!({
+        "version": "0.2.0",
+        "policySources": [{"name": "policies", "git": {"url": "http://git/policies.git", "path": "mesh"}}],
+    });
+    let mut mesh = MeshConfig::new("demo", serde_json::from_value(spec).unwrap());
+    mesh.metadata.uid = Some("1234".into());
+    mesh
+}
+
+fn blueprint(mesh: &MeshConfig) -> Blueprint<'_> {
+    Blueprint {
+        mesh,
+        image_prefix: "meshwright/",
+        cluster_domain: "cluster.local",
+        revisions: ["0.1.0".to_owned(), "0.2.0".to_owned()].into(),
+        injecting: ["0.2.0".to_owned()].into(),
+        validating: Some("0.2.0".to_owned()),
+        trust_bundle: Some("-----BEGIN CERTIFICATE-----\n"),
+        members: ["shop".to_owned()].into(),
+        budgets: BudgetApi::V1beta1,
+    }
+}
+
+fn one(kind: &str, name: &str) -> Value {
+    let mesh = mesh();
+    let all = all(&blueprint(&mesh));
+    let found = all.iter().find(|child| crate::apply::key(child).kind == kind && child.name_any() == name);
+    serde_json::to_value(found.unwrap_or_else(|| panic!("no {kind} {name}"))).unwrap()
+}
+
+#[test]
+fn the_list_of_children() {
+    let mesh = mesh();
+    let keys: Vec<_> = all(&blueprint(&mesh)).iter().map(|child| crate::apply::key(child).to_string()).collect();
+    insta::assert_snapshot!(keys.join("\n"));
+}
+
+#[test]
+fn the_injector_deployment() {
+    insta::assert_yaml_snapshot!(one("Deployment", "meshwright-injector-0-2-0"));
+}
+
+#[test]
+fn the_controller_arguments() {
+    let controller = one("Deployment", "meshwright-controller-0-1-0");
+    let container = &controller["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], "meshwright/controller:0.1.0");
+    let args = ["--mesh=demo", "--namespace=meshwright-system", "--revision=0.1.0", "--cluster-domain=cluster.local"];
+    assert_eq!(container["args"], json!(args));
+}
+
+#[test]
+fn the_injection_webhook() {
+    insta::assert_yaml_snapshot!(one("MutatingWebhookConfiguration", "meshwright-injector-demo-0-2-0"));
+}
+
+#[test]
+fn every_child_is_labelled_and_owned() {
+    let mesh = mesh();
+    for child in all(&blueprint(&mesh)) {
+        let key = crate::apply::key(&child);
+        assert_eq!(child.labels()[labels::MANAGED_BY], "meshwright", "{key}");
+        assert_eq!(child.labels()[labels::MESH], "demo", "{key}");
+        assert_eq!(child.owner_references()[0].uid, "1234", "{key}");
+    }
+}
+
+#[test]
+fn every_kind_of_child_is_pruned() {
+    let mesh = mesh();
+    let pruned: BTreeSet<_> = kinds(BudgetApi::V1beta1).into_iter().map(|(resource, _)| resource.kind).collect();
+    for child in all(&blueprint(&mesh)) {
+        assert!(pruned.contains(&crate::apply::key(&child).kind), "{}", crate::apply::key(&child));
+    }
+}
+
+#[test]
+fn without_a_trust_bundle_there_is_no_webhook() {
+    let mesh = mesh();
+    let mut blueprint = blueprint(&mesh);
+    blueprint.trust_bundle = None;
+    let webhooks = |child: &DynamicObject| crate::apply::key(child).kind.contains("Webhook");
+    assert!(!all(&blueprint).iter().any(webhooks));
+}
+
+#[test]
+fn the_root_is_a_p256_authority_of_the_wanted_age() {
+    let mut mesh = mesh();
+    let now = time::OffsetDateTime::from_unix_timestamp(1_900_000_000).unwrap();
+    let secret = root_secret(&mesh, now).unwrap();
+    let data = secret.data.unwrap();
+    assert_eq!(data.keys().collect::<Vec<_>>(), ["tls.crt", "tls.key"]);
+    let chain = String::from_utf8(data["tls.crt"].0.clone()).unwrap();
+    assert_eq!(runtime::tls::certificates(&chain).unwrap().len(), 1);
+    mesh.spec.certificate_authority.root_ttl = "soon".into();
+    assert!(matches!(root_secret(&mesh, now), Err(RootError::Ttl(_))));
+    mesh.spec.certificate_authority.root_ttl = "999999999h".into();
+    assert!(matches!(root_secret(&mesh, now), Err(RootError::TooLong)));
+}
