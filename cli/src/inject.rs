@@ -88,6 +88,10 @@ fn decide(object: &mut Value, settings: &Settings) -> anyhow::Result<Option<Deci
     let namespace =
         object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default").to_owned();
     let Some(template) = object.pointer_mut(pointer) else { anyhow::bail!("it has no {pointer}") };
+    // A template may leave its metadata out; the API server gives every pod some.
+    if let Some(template) = template.as_object_mut() {
+        template.entry("metadata").or_insert_with(|| json!({}));
+    }
     let pod: Pod = serde_json::from_value(template.clone()).context("it does not read as a pod")?;
     let decision = injector::inject(&pod, &NamespaceMeta::assumed(&namespace, &settings.mesh), settings);
     if let Decision::Inject(patch) | Decision::Skip(_, patch) = &decision {

@@ -43,9 +43,11 @@ pub fn system(options: &Options) -> anyhow::Result<Vec<Value>> {
         for document in gitops::yaml::documents(file, gitops::yaml::Format::Yaml)? {
             let mut object = document.untyped().context("an embedded manifest")?;
             fit(&mut object, options);
-            // The namespace is there already, with the labels that are wanted.
-            if object["kind"] != "Namespace" && object["kind"] != "CustomResourceDefinition" {
-                objects.push(object);
+            match object["kind"].as_str() {
+                // It comes before everything that is in it.
+                Some("Namespace") => objects[0] = object,
+                Some("CustomResourceDefinition") => {}
+                _ => objects.push(object),
             }
         }
     }
@@ -87,7 +89,11 @@ fn namespace(options: &Options) -> Value {
 
 /// Puts namespace, image and image prefix into one object of the files.
 fn fit(object: &mut Value, options: &Options) {
+    let is_namespace = object["kind"] == "Namespace";
     let metadata = &mut object["metadata"];
+    if is_namespace {
+        metadata["name"] = options.namespace.as_str().into();
+    }
     if metadata.get("namespace").is_some_and(|namespace| namespace == labels::SYSTEM_NAMESPACE) {
         metadata["namespace"] = options.namespace.as_str().into();
     }

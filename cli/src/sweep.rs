@@ -33,6 +33,8 @@ const NAMESPACED: [Sweepable; 2] = [
     Sweepable { group: "rbac.authorization.k8s.io", version: "v1", kind: "RoleBinding" },
     Sweepable { group: "rbac.authorization.k8s.io", version: "v1", kind: "Role" },
 ];
+/// How the name of every webhook and role of Meshwright begins.
+const NAME_PREFIX: &str = "meshwright-";
 /// Kinds of ours whose objects may carry a finalizer of the operator.
 const FINALIZED: [&str; 3] = ["MeshConfig", "PolicySource", "MeshUpgrade"];
 
@@ -44,6 +46,8 @@ pub struct Found {
     kind: &'static str,
     namespace: Option<String>,
     name: String,
+    /// Whether label or name says that it is ours. Names count too: `kubectl apply -k` sets no label.
+    ours: bool,
 }
 
 impl Found {
@@ -73,12 +77,12 @@ impl Found {
 
 /// Webhooks, roles, and what the operator put into the namespaces of the mesh.
 pub async fn objects(client: &Client, namespace: &str) -> anyhow::Result<Vec<Found>> {
-    let ours = ListParams::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGER));
     let mut found = Vec::new();
     for kind in CLUSTER_WIDE.iter().chain(&NAMESPACED) {
-        let listed = found_of(client, kind, &ours).await?;
+        let listed = found_of(client, kind, &ListParams::default()).await?;
         // What is in the control plane's namespace goes with it.
-        found.extend(listed.into_iter().filter(|object| object.namespace.as_deref() != Some(namespace)));
+        let elsewhere = |object: &Found| object.namespace.as_deref() != Some(namespace);
+        found.extend(listed.into_iter().filter(|object| object.ours && elsewhere(object)));
     }
     let bundles = ListParams::default().fields(&format!("metadata.name={}", labels::TRUST_BUNDLE));
     let bundles = cluster::list(&Api::<ConfigMap>::all(client.clone()), &bundles).await?.unwrap_or_default();
@@ -86,7 +90,8 @@ pub async fn objects(client: &Client, namespace: &str) -> anyhow::Result<Vec<Fou
         let inside = bundle.namespace().unwrap_or_default();
         if inside != namespace {
             let api = Api::namespaced_with(client.clone(), &inside, &resource("", "v1", "ConfigMap"));
-            found.push(Found { api, kind: "ConfigMap", namespace: Some(inside), name: bundle.name_any() });
+            let name = bundle.name_any();
+            found.push(Found { api, kind: "ConfigMap", namespace: Some(inside), name, ours: true });
         }
     }
     Ok(found)
@@ -148,7 +153,10 @@ async fn found_of(client: &Client, kind: &Sweepable, params: &ListParams) -> any
             Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
             None => Api::all_with(client.clone(), &resource),
         };
-        Found { api, kind: kind.kind, namespace, name: object.name_any() }
+        let name = object.name_any();
+        let labelled = object.labels().get(labels::MANAGED_BY).is_some_and(|value| value == labels::MANAGER);
+        let ours = labelled || name.starts_with(NAME_PREFIX);
+        Found { api, kind: kind.kind, namespace, name, ours }
     });
     Ok(found.collect())
 }
