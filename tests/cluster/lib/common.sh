@@ -71,7 +71,7 @@ with_lock() {
   shift
   mkdir -p "$LOCKS"
   exec {fd}>"$LOCKS/$name"
-  if ! flock -n "$fd"; then
+  if ! flock -w 2 "$fd"; then
     say "  waiting for another run that holds the lock '$name'"
     flock "$fd"
   fi

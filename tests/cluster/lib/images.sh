@@ -72,9 +72,19 @@ make_context() {
     envoy=$(release_envoy "$version")
     ln "$(envoy_path "$envoy")" "$context/envoy"
   fi
-  # As defaults in the file rather than --build-arg: buildah 1.28 takes a cached ENV step for the same
-  # one when only the argument's value differs, and 0.2.0 would come out as 0.1.0.
-  sed -i -E "s/^ARG VERSION\$/ARG VERSION=$version/; s/^ARG ENVOY_VERSION\$/ARG ENVOY_VERSION=$envoy/" "$context/Dockerfile"
+  # The values themselves rather than --build-arg: buildah 1.28 compares an ENV step by its text, so
+  # 0.2.0 would be built from the cached step of 0.1.0.
+  sed -i -E "s/\\$\\{VERSION\\}/$version/g; s/\\$\\{ENVOY_VERSION\\}/$envoy/g" "$context/Dockerfile"
+}
+
+# A wrong version inside an image would be found much later, as an upgrade that never ends.
+check_image_version() {
+  local name=$1 version=$2 variables
+  grep -q '^ENV MESHWRIGHT_VERSION=' "$REPO/images/$name/Dockerfile" || return 0
+  variables=$(run_buildah inspect --type image --format '{{range .OCIv1.Config.Env}}{{.}} {{end}}' "$(image_ref "$name" "$version")")
+  case " $variables" in *" MESHWRIGHT_VERSION=$version "*) return 0 ;; esac
+  echo "the image of $name $version says it is: $variables"
+  return 1
 }
 
 # image_stamp NAME CONTEXT : changes when anything that goes into the image does.
@@ -99,6 +109,7 @@ build_image() {
   ref=$(image_ref "$name" "$version")
   stamp=$(image_stamp "$name" "$context")
   run_buildah build --pull-never --layers --format oci -q -t "$ref" "$context"
+  check_image_version "$name" "$version"
   rm -rf "$pushed"
   run_buildah push -q --disable-compression "$ref" "dir:$pushed"
   image_store add "$ref" "$stamp" "$pushed"
@@ -143,6 +154,7 @@ load_images() {
     return 0
   fi
   phase "load ${#missing[@]} images into cluster $NAME" "$RUN/logs/images.log" import_images "${missing[@]}"
+  phase_quiet "forget replaced images" "$RUN/logs/images.log" forget_replaced_images
 }
 
 import_images() {
@@ -151,6 +163,15 @@ import_images() {
   ctr content ls -q | image_store archive "$@" | ctr images import --snapshotter "$snapshotter" - && return 0
   # containerd may have collected a blob just after it was counted on: send everything.
   image_store archive "$@" </dev/null | ctr images import --snapshotter "$snapshotter" -
+}
+
+# When a tag moves, containerd keeps the image it named before under its digest. Running containers
+# do not need it: they hold their own snapshots.
+forget_replaced_images() {
+  local listed
+  listed=$(ctr images ls | awk 'NR > 1 {print $1, $3}')
+  awk '$1 !~ /^sha256:/ {named[$2] = 1} {all[$1] = $2} END {for (n in all) if (n ~ /^sha256:/ && !(all[n] in named)) print n}' \
+    <<<"$listed" | xargs -r "$UNPACKED/usr/bin/ctr" --address "$(containerd_socket)" --namespace k8s.io images rm
 }
 
 IMAGES_LOG=$CACHE/images.log
