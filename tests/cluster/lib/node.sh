@@ -206,10 +206,15 @@ stop_node() {
 
 # Containers get a moment for their SIGTERM while containerd still records how they ended.
 kill_pods() {
-  [ -d "$CGROUP_TREE/kubepods" ] || return 0
-  find "$CGROUP_TREE/kubepods" -name cgroup.procs -exec cat {} + 2>/dev/null | xargs -r kill -TERM 2>/dev/null || true
+  local pids
+  mapfile -t pids < <(pod_pids)
+  [ ${#pids[@]} -gt 0 ] || return 0
+  kill -TERM "${pids[@]}" 2>/dev/null || true
   wait_for 2 "containers to end" no_pod_pids || true
-  find "$CGROUP_TREE/kubepods" -name cgroup.procs -exec cat {} + 2>/dev/null | xargs -r kill -KILL 2>/dev/null || true
+  mapfile -t pids < <(pod_pids)
+  [ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" 2>/dev/null || true
 }
 
-no_pod_pids() { [ -z "$(find "$CGROUP_TREE/kubepods" -name cgroup.procs -exec cat {} + 2>/dev/null)" ]; }
+pod_pids() { find "$CGROUP_TREE/kubepods" -name cgroup.procs -exec cat {} + 2>/dev/null || true; }
+
+no_pod_pids() { [ -z "$(pod_pids)" ]; }

@@ -45,7 +45,7 @@ stop_daemon() {
 
 daemon_gone() { ! daemon_pid "$1" >/dev/null; }
 
-# daemon_alive_or_explain PART... : a daemon that died right away is better reported than waited for.
+# daemons_alive PART... : a daemon that died right away is better reported than waited for.
 daemons_alive() {
   local part
   for part in "$@"; do
@@ -119,8 +119,6 @@ cluster_pids() {
   [ -d "$CGROUP_TREE" ] || return 0
   find "$CGROUP_TREE" -name cgroup.procs -exec cat {} + 2>/dev/null | sort -un
 }
-
-no_cluster_pids() { [ -z "$(cluster_pids)" ]; }
 
 kill_cluster_pids() {
   local attempt pids
