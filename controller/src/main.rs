@@ -28,4 +28,60 @@
 //! * `""`: `configmaps` named `meshwright-trust-bundle`: get, patch; `configmaps`: create (an apply that creates
 //!   needs it, and RBAC cannot limit create by name)
 
-fn main() {}
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use controller::daemon::{Daemon, Options};
+use runtime::shutdown::Shutdown;
+
+/// Time to end streams and answer what runs; below the 30 s that Kubernetes gives a pod.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Serves the sidecars of one mesh: certificates, configuration, and the state of the fleet.
+#[derive(Parser)]
+#[command(name = "meshwright-controller", version)]
+struct Flags {
+    /// Name of the MeshConfig.
+    #[arg(long)]
+    mesh: String,
+    /// Namespace of the control plane.
+    #[arg(long, default_value = crds::labels::SYSTEM_NAMESPACE)]
+    namespace: String,
+    /// Release of this controller, as in 0.1.0.
+    #[arg(long, env = "MESHWRIGHT_VERSION")]
+    revision: String,
+    /// Address for sidecars, injectors and the operator (TLS).
+    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], crds::labels::CONTROLLER_PORT)))]
+    listen: SocketAddr,
+    /// Address for metrics, probes and debugging (plain HTTP).
+    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], crds::labels::ADMIN_PORT)))]
+    admin: SocketAddr,
+    /// DNS domain of the cluster.
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Name of this replica's pod, for the fleet report.
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    replica: String,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    runtime::install_default();
+    runtime::logging::init();
+    let flags = Flags::parse();
+    let shutdown = Shutdown::on_signal(DRAIN).context("signal handlers")?;
+    let client = kube::Client::try_default().await.context("no way to the API server")?;
+    let options = Options {
+        mesh: flags.mesh,
+        namespace: flags.namespace,
+        revision: flags.revision,
+        cluster_domain: flags.cluster_domain,
+        replica: flags.replica,
+    };
+    tracing::info!(mesh = options.mesh, revision = options.revision, listen = %flags.listen, "starting");
+    let daemon = Daemon::start(&client, &options, &shutdown)?;
+    let listener = tokio::net::TcpListener::bind(flags.listen).await.context("cannot listen")?;
+    daemon.serve(listener, flags.admin, shutdown).await
+}

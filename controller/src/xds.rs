@@ -6,6 +6,8 @@
 //!                             └──────────────── requests, ACK, NACK ◀───────────────────┘
 //! ```
 
+pub mod codec;
 pub mod served;
+pub mod server;
 pub mod session;
 pub mod wire;

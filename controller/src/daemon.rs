@@ -1,0 +1,138 @@
+//! The daemon, put together. `main.rs` runs it; tests run it in their own process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use arc_swap::ArcSwapOption;
+use axum::Router;
+use kube::Client;
+use mesh::{Mesh, Settings};
+use prometheus_client::registry::Registry;
+use runtime::admin::{Admin, Readiness};
+use runtime::certificates::Identity;
+use runtime::shutdown::Shutdown;
+use runtime::tls;
+use tokio::net::TcpListener;
+
+use crate::certificates::endpoint::{self, Issuing};
+use crate::certificates::keeper::Keeper;
+use crate::certificates::kubernetes::KubernetesTokens;
+use crate::certificates::verifier::TokenVerifier;
+use crate::fleet::{self, Fleet, Proxies};
+use crate::metrics::Metrics;
+use crate::snapshots::Snapshots;
+use crate::watch;
+use crate::xds::server::{self, Ads, Limits};
+
+/// How the controller runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Name of the MeshConfig.
+    pub mesh: String,
+    /// Namespace of the control plane.
+    pub namespace: String,
+    /// Release of this controller.
+    pub revision: String,
+    /// DNS domain of the cluster.
+    pub cluster_domain: String,
+    /// Name of this replica's pod.
+    pub replica: String,
+}
+
+/// A mesh before its MeshConfig has been seen: denies everything.
+///
+/// # Errors
+/// None that can happen: the defaults of the kind are complete.
+pub fn empty_mesh(options: &Options) -> anyhow::Result<Mesh> {
+    let spec = serde_json::from_value(serde_json::json!({
+        "version": options.revision, "namespace": options.namespace,
+    }))
+    .context("the defaults of a MeshConfig")?;
+    Ok(Mesh::new(Settings::new(&options.mesh, &spec)))
+}
+
+/// The daemon's parts, for whoever runs it.
+pub struct Daemon {
+    /// The mesh.
+    pub snapshots: Snapshots,
+    /// Ready or why not.
+    pub readiness: Readiness,
+    /// Certificate and roots of the TLS port.
+    pub identity: Identity,
+    admin: Admin,
+    router: Router,
+    tls: tls::Metrics,
+}
+
+impl Daemon {
+    /// Starts everything but the ports: watches, the mesh, the certificates.
+    ///
+    /// # Errors
+    /// When the mesh's thread cannot be started.
+    pub fn start(client: &Client, options: &Options, shutdown: &Shutdown) -> anyhow::Result<Self> {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let tls = tls::Metrics::register(&mut registry, "meshwright_controller");
+        let readiness = Readiness::new();
+        let snapshots = Snapshots::start(empty_mesh(options)?, metrics.clone())?;
+        watch::start(client, &options.mesh, &snapshots, &readiness, &shutdown.stopping);
+        let keeper = Keeper {
+            client: client.clone(),
+            namespace: options.namespace.clone(),
+            service: crds::labels::controller_name(&options.revision),
+            cluster_domain: options.cluster_domain.clone(),
+            authority: Arc::new(ArcSwapOption::empty()),
+            policy: snapshots.policy(),
+            identity: Identity::default(),
+            readiness: readiness.clone(),
+        };
+        let audience = crds::labels::audience(&options.mesh);
+        let issuing = Arc::new(Issuing {
+            verifier: TokenVerifier::new(Arc::new(KubernetesTokens(client.clone())), audience),
+            authority: keeper.authority.clone(),
+            policy: snapshots.policy(),
+            pods: Arc::new(snapshots.clone()),
+            control_plane: options.namespace.clone(),
+            cluster_domain: options.cluster_domain.clone(),
+            metrics: endpoint::Metrics::register(&mut registry),
+        });
+        let identity = keeper.identity.clone();
+        readiness.not_ready("certificate", "the root of trust has not been loaded yet");
+        tokio::spawn(keeper.run(shutdown.stopping.clone()));
+        let proxies = Arc::new(Proxies::default());
+        let fleet = Fleet {
+            snapshots: snapshots.clone(),
+            proxies: proxies.clone(),
+            replica: options.replica.clone(),
+            version: options.revision.clone(),
+            control_plane: options.namespace.clone(),
+        };
+        let stopping = shutdown.stopping.clone();
+        let ads = Ads { snapshots: snapshots.clone(), proxies, metrics, stopping, limits: Limits::default() };
+        let router = endpoint::router(issuing).merge(fleet::router(fleet.clone())).merge(server::router(ads));
+        let admin = Admin::new(registry, readiness.clone(), move || fleet.debug());
+        Ok(Self { snapshots, readiness, identity, admin, router, tls })
+    }
+
+    /// Serves both ports until the shutdown is over.
+    ///
+    /// # Errors
+    /// When the admin port cannot be listened on, or TLS cannot be set up.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        admin: SocketAddr,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<()> {
+        let config = self.identity.server_config()?;
+        let admin = self.admin.serve(admin, shutdown.overdue.clone());
+        let port = async {
+            let served = tls::serve(listener, config, self.router, self.tls, shutdown.clone()).await;
+            shutdown.overdue.cancel();
+            served
+        };
+        tokio::try_join!(admin, port).context("serving")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,182 @@
+//! The sidecars that are connected to this replica, and `GET /v1/fleet` for the operator.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use crds::fleet::{FleetReport, ProxyReport, Rejection};
+use crds::labels;
+use parking_lot::Mutex;
+use runtime::tls::PeerCertificates;
+use tokio_util::sync::CancellationToken;
+
+use crate::identity;
+use crate::snapshots::{PodRef, Snapshots};
+
+/// Streams that one pod may have: two, because a sidecar that is being replaced in place has two Envoys for a while.
+const STREAMS_PER_POD: usize = 2;
+
+/// The sidecars that are connected.
+#[derive(Default)]
+pub struct Proxies {
+    connected: Mutex<BTreeMap<PodRef, Vec<Arc<Connected>>>>,
+}
+
+/// One connected sidecar.
+pub struct Connected {
+    /// Which pod.
+    pub pod: PodRef,
+    /// Release of the sidecar.
+    pub version: String,
+    /// Envoy's version.
+    pub envoy: String,
+    /// RFC 3339.
+    pub since: String,
+    /// Cancelled when a newer stream takes its place.
+    pub replaced: CancellationToken,
+    /// How it stands.
+    pub status: Mutex<Status>,
+}
+
+/// How a sidecar stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Whether it has acknowledged everything that it should hold now.
+    pub in_sync: bool,
+    /// What it refused.
+    pub rejected: Vec<Rejection>,
+    /// Resources held: clusters, endpoints, listeners, routes.
+    pub held: [usize; 4],
+}
+
+impl Proxies {
+    /// Adds a stream; the oldest of the same pod makes room if there are too many.
+    pub fn add(&self, connected: Arc<Connected>) {
+        let mut all = self.connected.lock();
+        let streams = all.entry(connected.pod.clone()).or_default();
+        streams.push(connected);
+        if streams.len() > STREAMS_PER_POD {
+            streams.remove(0).replaced.cancel();
+        }
+    }
+
+    /// Removes a stream.
+    pub fn remove(&self, connected: &Arc<Connected>) {
+        let mut all = self.connected.lock();
+        if let Some(streams) = all.get_mut(&connected.pod) {
+            streams.retain(|other| !Arc::ptr_eq(other, connected));
+            if streams.is_empty() {
+                all.remove(&connected.pod);
+            }
+        }
+    }
+
+    /// The newest stream of each pod, sorted by namespace and pod.
+    #[must_use]
+    pub fn newest(&self) -> Vec<Arc<Connected>> {
+        self.connected.lock().values().filter_map(|streams| streams.last().cloned()).collect()
+    }
+}
+
+impl Connected {
+    fn report(&self) -> ProxyReport {
+        let status = self.status.lock().clone();
+        ProxyReport {
+            namespace: self.pod.namespace.clone(),
+            pod: self.pod.name.clone(),
+            uid: self.pod.uid.clone(),
+            version: self.version.clone(),
+            envoy: self.envoy.clone(),
+            connected_since: self.since.clone(),
+            in_sync: status.in_sync,
+            rejected: status.rejected,
+        }
+    }
+}
+
+/// Who may ask, and what for.
+#[derive(Clone)]
+pub struct Fleet {
+    /// The mesh.
+    pub snapshots: Snapshots,
+    /// The sidecars.
+    pub proxies: Arc<Proxies>,
+    /// Name of this replica's pod.
+    pub replica: String,
+    /// Release of this controller.
+    pub version: String,
+    /// Namespace of the control plane.
+    pub control_plane: String,
+}
+
+impl Fleet {
+    /// The state of this replica.
+    #[must_use]
+    pub fn report(&self) -> FleetReport {
+        let mut proxies: Vec<_> = self.proxies.newest().iter().map(|connected| connected.report()).collect();
+        proxies.sort();
+        FleetReport {
+            replica: self.replica.clone(),
+            version: self.version.clone(),
+            synced: self.snapshots.synced(),
+            proxies,
+            problems: self.snapshots.problems().as_ref().clone(),
+        }
+    }
+
+    /// Everything, for `/debug/state`: audiences, what they are served, proxies, problems.
+    #[must_use]
+    pub fn debug(&self) -> serde_json::Value {
+        let audiences: Vec<_> = self
+            .snapshots
+            .audiences()
+            .iter()
+            .map(|(audience, served)| {
+                let resources: BTreeMap<_, BTreeMap<_, _>> = mesh::ResourceType::ALL
+                    .into_iter()
+                    .map(|kind| {
+                        let versions = served.of(kind).iter().map(|(name, entry)| (name.clone(), entry.version.clone()));
+                        (kind.as_str(), versions.map(|(name, version)| (name.to_string(), version.to_string())).collect())
+                    })
+                    .collect();
+                serde_json::json!({"audience": audience, "generation": served.generation, "resources": resources})
+            })
+            .collect();
+        let held: BTreeMap<_, _> = self
+            .proxies
+            .newest()
+            .iter()
+            .map(|connected| {
+                let held = connected.status.lock().held;
+                (format!("{}/{}", connected.pod.namespace, connected.pod.name), held)
+            })
+            .collect();
+        serde_json::json!({
+            "settings": self.snapshots.settings(),
+            "report": self.report(),
+            "audiences": audiences,
+            "held": held,
+        })
+    }
+}
+
+/// The route; only the operator's service account may ask.
+pub fn router(fleet: Fleet) -> Router {
+    Router::new().route("/v1/fleet", get(report)).with_state(Arc::new(fleet))
+}
+
+async fn report(State(fleet): State<Arc<Fleet>>, peer: Option<Extension<PeerCertificates>>) -> Response {
+    let settings = fleet.snapshots.settings();
+    let operator = labels::spiffe_id(&settings.trust_domain, &fleet.control_plane, "meshwright-operator");
+    let caller = peer.and_then(|Extension(peer)| identity::of(&peer));
+    if caller.is_none_or(|caller| caller.id != operator) {
+        let body =
+            serde_json::json!({"reason": "NotTheOperator", "message": format!("only {operator} may ask")});
+        return (StatusCode::FORBIDDEN, axum::Json(body)).into_response();
+    }
+    axum::Json(fleet.report()).into_response()
+}

@@ -1,0 +1,109 @@
+//! Counts of the controller.
+
+use mesh::ResourceType;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// A resource type as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Type(pub ResourceType);
+
+impl EncodeLabelValue for Type {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.as_str().encode(encoder)
+    }
+}
+
+/// Label of the counts per type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PerType {
+    /// The type.
+    pub r#type: Type,
+}
+
+/// Why a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum End {
+    /// The sidecar went away.
+    Closed,
+    /// The certificate is not that of the pod that the stream says it is, or there is none.
+    Refused,
+    /// The pod did not become known in time.
+    Unknown,
+    /// A newer stream of the same pod took its place.
+    Replaced,
+    /// It did not read or acknowledge for too long.
+    Stuck,
+    /// It broke the protocol.
+    Violation,
+    /// The certificate that opened it has expired.
+    Expired,
+    /// This replica stops.
+    Stopping,
+}
+
+/// Label of the count of ended streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Ended {
+    /// Why.
+    pub reason: End,
+}
+
+/// What the controller counts.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Sidecars with an open stream.
+    pub streams: Gauge,
+    /// Streams that ended.
+    pub ended: Family<Ended, Counter>,
+    /// Responses sent.
+    pub pushes: Family<PerType, Counter>,
+    /// Responses accepted.
+    pub acks: Family<PerType, Counter>,
+    /// Responses refused.
+    pub nacks: Family<PerType, Counter>,
+    /// Bytes of responses, before HTTP/2 and TLS.
+    pub bytes: Counter,
+    /// Audiences whose configuration was computed.
+    pub renders: Counter,
+    /// Computations whose outcome was different and was published.
+    pub published: Counter,
+    /// Batches of changes that were handled.
+    pub batches: Counter,
+    /// Distinct audiences with a stream.
+    pub audiences: Gauge,
+    /// Distinct resources in memory.
+    pub resources: Gauge,
+    /// Objects that are skipped or not fully honoured.
+    pub problems: Gauge,
+}
+
+impl Metrics {
+    /// Registers the counts.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let m = Self::default();
+        registry.register("meshwright_xds_streams", "Sidecars with an open stream", m.streams.clone());
+        registry.register("meshwright_xds_streams_ended", "Streams that ended, by reason", m.ended.clone());
+        registry.register("meshwright_xds_pushes", "Responses sent, by type", m.pushes.clone());
+        registry.register("meshwright_xds_acks", "Responses that sidecars accepted", m.acks.clone());
+        registry.register("meshwright_xds_nacks", "Responses that sidecars refused", m.nacks.clone());
+        registry.register("meshwright_xds_sent_bytes", "Bytes of responses", m.bytes.clone());
+        registry.register("meshwright_renders", "Audiences computed", m.renders.clone());
+        registry.register("meshwright_snapshots_published", "Computed and different", m.published.clone());
+        registry.register("meshwright_batches", "Batches of changes handled", m.batches.clone());
+        registry.register("meshwright_audiences", "Distinct audiences with a stream", m.audiences.clone());
+        registry.register("meshwright_resources", "Distinct resources in memory", m.resources.clone());
+        registry.register("meshwright_problems", "Objects not (fully) honoured", m.problems.clone());
+        m
+    }
+
+    /// The label of a type.
+    #[must_use]
+    pub fn per(kind: ResourceType) -> PerType {
+        PerType { r#type: Type(kind) }
+    }
+}

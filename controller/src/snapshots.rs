@@ -1,0 +1,197 @@
+//! One thread owns the mesh: it takes what changed, computes each audience that has a stream, and publishes what
+//! differs.
+//!
+//! ```text
+//!  watch ──Input──▶ queue ──▶ owner thread: apply all that is queued ─▶ audiences touched ─▶ view ─▶ render
+//!  xds ───attach──▶                                                                            │ differs?
+//!                     every stream of that audience ◀── watch channel (newest state only) ◀────┘
+//! ```
+//! There is no debounce: what arrives while a batch is computed is the next batch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwapOption;
+use crds::MeshConfigSpec;
+use crds::fleet::ProblemReport;
+use mesh::{Audience, Mesh, NotOurs, Object, ObjectRef, PodFacts, Problem, Settings};
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::certificates::endpoint::Policy;
+use crate::metrics::Metrics;
+use crate::xds::served::Served;
+use owner::Owner;
+
+mod owner;
+mod pods;
+#[cfg(test)]
+mod tests;
+
+/// Changes that may be queued before the watches are held back.
+const QUEUE: usize = 4096;
+
+/// A change, or a stream that comes or goes.
+pub enum Input {
+    /// A new or changed object.
+    Apply(Box<Object>),
+    /// An object that is gone.
+    Delete(ObjectRef),
+    /// An object that cannot be decoded; its last good version stays.
+    Undecodable(Problem),
+    /// The MeshConfig.
+    Settings(Box<MeshConfigSpec>),
+    /// Something wrong with the MeshConfig; the last good one stays. `None`: all is well again.
+    SettingsProblem(Option<ProblemReport>),
+    /// Everything that existed at the start has been applied.
+    Synced,
+    /// A stream of a sidecar.
+    Attach(Attach),
+    /// The end of one.
+    Detach(StreamId),
+}
+
+/// A stream, unique in the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct StreamId(pub u64);
+
+/// Whom a stream is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodRef {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+/// A stream that wants to be fed. It is answered when the mesh is synced and the pod is known and ours.
+pub struct Attach {
+    pod: PodRef,
+    reply: oneshot::Sender<Feed>,
+}
+
+/// What a stream is fed with. Dropping it ends the feeding.
+#[derive(Debug)]
+pub struct Feed {
+    /// What is known of the pod.
+    pub facts: PodFacts,
+    /// The newest state.
+    pub served: watch::Receiver<Arc<Served>>,
+    id: StreamId,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        let (inputs, id) = (self.inputs.clone(), self.id);
+        // The queue may be full just now; the stream's end must not be lost.
+        if let Err(mpsc::error::TrySendError::Full(input)) = inputs.try_send(Input::Detach(id))
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move { inputs.send(input).await.is_ok() });
+        }
+    }
+}
+
+/// What other tasks may read.
+struct Shared {
+    mesh: RwLock<Mesh>,
+    synced: AtomicBool,
+    /// Moves with every batch.
+    ticks: watch::Sender<u64>,
+    policy: Arc<ArcSwapOption<Policy>>,
+    problems: RwLock<Arc<Vec<ProblemReport>>>,
+    groups: RwLock<Vec<(Audience, Arc<Served>)>>,
+}
+
+/// The handle: cheap to clone.
+#[derive(Clone)]
+pub struct Snapshots {
+    inputs: mpsc::Sender<Input>,
+    shared: Arc<Shared>,
+}
+
+impl Snapshots {
+    /// Starts the owner of the mesh called `mesh`, empty and denying everything. Its thread ends when every handle
+    /// is gone.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(mesh: Mesh, metrics: Metrics) -> std::io::Result<Self> {
+        let (inputs, queue) = mpsc::channel(QUEUE);
+        let shared = Arc::new(Shared {
+            mesh: RwLock::new(mesh),
+            synced: AtomicBool::new(false),
+            ticks: watch::Sender::new(0),
+            policy: Arc::default(),
+            problems: RwLock::default(),
+            groups: RwLock::default(),
+        });
+        let owner = Owner::new(shared.clone(), inputs.downgrade(), metrics);
+        std::thread::Builder::new().name("mesh".to_owned()).spawn(move || owner.run(queue))?;
+        Ok(Self { inputs, shared })
+    }
+
+    /// Hands over a change, waiting while the queue is full.
+    pub async fn send(&self, input: Input) {
+        // The owner only ends when every handle is gone, and this is one.
+        let _ = self.inputs.send(input).await;
+    }
+
+    /// Feeds a stream. Waits until the pod is known and ours: the caller sets the limit by dropping the future.
+    pub async fn attach(&self, pod: PodRef) -> Option<Feed> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Input::Attach(Attach { pod, reply })).await;
+        answer.await.ok()
+    }
+
+    /// Whether everything that existed at the start has been applied.
+    #[must_use]
+    pub fn synced(&self) -> bool {
+        self.shared.synced.load(Ordering::Acquire)
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.shared.mesh.read().settings().clone()
+    }
+
+    /// What is known of a pod.
+    #[must_use]
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<PodFacts> {
+        self.shared.mesh.read().pod(namespace, name)
+    }
+
+    /// Why a pod gets no configuration, for messages.
+    #[must_use]
+    pub fn why_not(&self, pod: &PodRef) -> Option<NotOurs> {
+        self.shared.mesh.read().audience(&pod.namespace, &pod.name).err()
+    }
+
+    /// What the MeshConfig says of certificates, once it has been seen.
+    #[must_use]
+    pub fn policy(&self) -> Arc<ArcSwapOption<Policy>> {
+        self.shared.policy.clone()
+    }
+
+    /// Everything wrong with objects that people wrote, sorted.
+    #[must_use]
+    pub fn problems(&self) -> Arc<Vec<ProblemReport>> {
+        self.shared.problems.read().clone()
+    }
+
+    /// Moves with every batch of changes.
+    #[must_use]
+    pub fn ticks(&self) -> watch::Receiver<u64> {
+        self.shared.ticks.subscribe()
+    }
+
+    /// Every audience with a stream and what it is served, sorted.
+    #[must_use]
+    pub fn audiences(&self) -> Vec<(Audience, Arc<Served>)> {
+        self.shared.groups.read().clone()
+    }
+}

@@ -1,0 +1,324 @@
+//! The thread that owns the mesh.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crds::MeshConfigSpec;
+use crds::fleet::ProblemReport;
+use mesh::{Audience, Changed, Mesh, ObjectRef, Problem, ResourceType, Settings, What};
+use parking_lot::RwLockWriteGuard;
+use tokio::sync::{mpsc, watch};
+
+use super::{Attach, Feed, Input, PodRef, Shared, StreamId};
+use crate::certificates::endpoint::Policy;
+use crate::metrics::Metrics;
+use crate::xds::served::{Pool, Served};
+
+/// Inputs handled as one batch; more only makes the batch longer, not cheaper.
+const BATCH: usize = 1024;
+/// Shortest life of a certificate: shorter ones would be renewed all the time.
+const SHORTEST_TTL: Duration = Duration::from_secs(60);
+const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
+
+struct Stream {
+    pod: PodRef,
+    audience: Audience,
+    out: watch::Sender<Arc<Served>>,
+}
+
+struct Group {
+    served: Arc<Served>,
+    streams: BTreeSet<StreamId>,
+}
+
+/// What a batch touches.
+#[derive(Default)]
+struct Touched {
+    what: BTreeSet<What>,
+    problems: bool,
+}
+
+pub(super) struct Owner {
+    shared: Arc<Shared>,
+    inputs: mpsc::WeakSender<Input>,
+    metrics: Metrics,
+    pool: Pool,
+    streams: BTreeMap<StreamId, Stream>,
+    groups: BTreeMap<Audience, Group>,
+    waiting: Vec<Attach>,
+    undecodable: BTreeMap<ObjectRef, Problem>,
+    settings_problem: Option<ProblemReport>,
+    last_id: u64,
+}
+
+impl Owner {
+    pub(super) fn new(shared: Arc<Shared>, inputs: mpsc::WeakSender<Input>, metrics: Metrics) -> Self {
+        Self {
+            shared,
+            inputs,
+            metrics,
+            pool: Pool::default(),
+            streams: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            waiting: Vec::new(),
+            undecodable: BTreeMap::new(),
+            settings_problem: None,
+            last_id: 0,
+        }
+    }
+
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Input>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
+            self.metrics.batches.inc();
+            let touched = self.take(&mut batch);
+            if self.shared.synced.load(Ordering::Acquire) {
+                self.compute(&touched.what);
+                self.admit();
+            }
+            if touched.problems {
+                self.report_problems();
+            }
+            self.describe();
+            self.shared.ticks.send_modify(|tick| *tick += 1);
+        }
+    }
+
+    /// Applies a batch; readers are kept out only for this long.
+    fn take(&mut self, batch: &mut Vec<Input>) -> Touched {
+        let mut touched = Touched::default();
+        let shared = self.shared.clone();
+        let mut mesh = shared.mesh.write();
+        for input in batch.drain(..) {
+            if let Changed::Something(what) = self.input(&mut mesh, input, &mut touched.problems) {
+                touched.problems |= what.iter().any(|what| !matches!(what, What::Endpoints { .. }));
+                touched.what.extend(what);
+            }
+        }
+        touched
+    }
+
+    fn input(&mut self, mesh: &mut RwLockWriteGuard<'_, Mesh>, input: Input, problems: &mut bool) -> Changed {
+        match input {
+            Input::Apply(object) => {
+                *problems |= self.undecodable.remove(&object.reference()).is_some();
+                mesh.apply(*object)
+            }
+            Input::Delete(reference) => {
+                *problems |= self.undecodable.remove(&reference).is_some();
+                mesh.delete(&reference)
+            }
+            Input::Undecodable(problem) => {
+                *problems = true;
+                self.undecodable.insert(problem.object.clone(), problem);
+                Changed::Nothing
+            }
+            Input::Settings(spec) => {
+                *problems = true;
+                self.settings(mesh, &spec)
+            }
+            Input::SettingsProblem(problem) => {
+                *problems = true;
+                self.settings_problem = problem;
+                Changed::Nothing
+            }
+            Input::Synced => {
+                *problems = true;
+                self.shared.synced.store(true, Ordering::Release);
+                mesh.synced()
+            }
+            Input::Attach(attach) => {
+                self.waiting.push(attach);
+                Changed::Nothing
+            }
+            Input::Detach(id) => {
+                self.detach(id);
+                Changed::Nothing
+            }
+        }
+    }
+
+    fn settings(&mut self, mesh: &mut Mesh, spec: &MeshConfigSpec) -> Changed {
+        let name = mesh.settings().mesh.clone();
+        let text = &spec.certificate_authority.workload_ttl;
+        let (ttl, problem) = match crds::duration::parse(text) {
+            Ok(ttl) => (ttl.max(SHORTEST_TTL), None),
+            Err(error) => (DEFAULT_TTL, Some(error.to_string())),
+        };
+        self.settings_problem = problem.map(|message| ProblemReport {
+            kind: "MeshConfig".to_owned(),
+            namespace: String::new(),
+            name: name.clone(),
+            reason: "BadDuration".to_owned(),
+            message: format!("spec.certificateAuthority.workloadTTL: {message}; 24h is used"),
+        });
+        let policy = Policy { trust_domain: spec.trust_domain.clone(), workload_ttl: ttl };
+        self.shared.policy.store(Some(Arc::new(policy)));
+        mesh.set_settings(Settings::new(&name, spec))
+    }
+
+    fn detach(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.remove(&id) else { return };
+        self.leave(id, &stream.audience);
+    }
+
+    fn leave(&mut self, id: StreamId, audience: &Audience) {
+        let Some(group) = self.groups.get_mut(audience) else { return };
+        group.streams.remove(&id);
+        if group.streams.is_empty() {
+            self.groups.remove(audience);
+            self.pool.sweep();
+        }
+    }
+
+    /// Moves streams whose audience is another now, then computes every audience that may be different.
+    fn compute(&mut self, what: &BTreeSet<What>) {
+        if what.is_empty() {
+            return;
+        }
+        let shared = self.shared.clone();
+        let mesh = shared.mesh.read();
+        for (id, audience) in self.moved(&mesh, what) {
+            self.place(&mesh, id, audience);
+        }
+        let mut published = false;
+        for (audience, group) in &mut self.groups {
+            if !concerns(&group.served, what) {
+                continue;
+            }
+            self.metrics.renders.inc();
+            let snapshot = mesh::render(&mesh::view(&mesh, audience));
+            let Some(next) = group.served.next(snapshot, &mut self.pool) else { continue };
+            published = true;
+            self.metrics.published.inc();
+            group.served = Arc::new(next);
+            for stream in group.streams.iter().filter_map(|id| self.streams.get(id)) {
+                stream.out.send_replace(group.served.clone());
+            }
+        }
+        if published {
+            self.pool.sweep();
+        }
+    }
+
+    /// Streams whose audience changed. A pod that is no longer ours keeps what it has (DESIGN, rule 1).
+    fn moved(&self, mesh: &Mesh, what: &BTreeSet<What>) -> Vec<(StreamId, Audience)> {
+        let everywhere = what.iter().any(|what| matches!(what, What::Settings | What::Policies(_)));
+        let touched = |pod: &PodRef| {
+            everywhere
+                || what.iter().any(|what| match what {
+                    What::Namespace(namespace) | What::Service { namespace, .. } => {
+                        *namespace == pod.namespace
+                    }
+                    What::Pod { namespace, name } => *namespace == pod.namespace && *name == pod.name,
+                    What::Settings | What::Policies(_) | What::Endpoints { .. } | What::Problems => false,
+                })
+        };
+        let streams = self.streams.iter().filter(|(_, stream)| touched(&stream.pod));
+        streams
+            .filter_map(|(id, stream)| {
+                let audience = mesh.audience(&stream.pod.namespace, &stream.pod.name).ok()?;
+                (audience != stream.audience).then_some((*id, audience))
+            })
+            .collect()
+    }
+
+    fn place(&mut self, mesh: &Mesh, id: StreamId, audience: Audience) {
+        let served = self.join(mesh, id, &audience);
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let old = std::mem::replace(&mut stream.audience, audience);
+        stream.out.send_replace(served);
+        self.leave(id, &old);
+    }
+
+    fn join(&mut self, mesh: &Mesh, id: StreamId, audience: &Audience) -> Arc<Served> {
+        if !self.groups.contains_key(audience) {
+            self.metrics.renders.inc();
+            let snapshot = mesh::render(&mesh::view(mesh, audience));
+            let served = Arc::new(Served::first(snapshot, &mut self.pool));
+            self.groups.insert(audience.clone(), Group { served, streams: BTreeSet::new() });
+        }
+        let group = self
+            .groups
+            .entry(audience.clone())
+            .or_insert_with(|| Group { served: Arc::default(), streams: BTreeSet::new() });
+        group.streams.insert(id);
+        group.served.clone()
+    }
+
+    /// Answers the streams whose pod is known now.
+    fn admit(&mut self) {
+        let shared = self.shared.clone();
+        let mesh = shared.mesh.read();
+        for attach in std::mem::take(&mut self.waiting) {
+            if attach.reply.is_closed() {
+                continue;
+            }
+            let pod = &attach.pod;
+            let facts = mesh.pod(&pod.namespace, &pod.name).filter(|facts| facts.uid == pod.uid);
+            match (facts, mesh.audience(&pod.namespace, &pod.name), self.inputs.upgrade()) {
+                (Some(facts), Ok(audience), Some(inputs)) => {
+                    self.last_id += 1;
+                    let id = StreamId(self.last_id);
+                    let (out, served) = watch::channel(self.join(&mesh, id, &audience));
+                    self.streams.insert(id, Stream { pod: attach.pod, audience, out });
+                    // A reply that nobody waits for is dropped here, and with it comes its detachment.
+                    let _ = attach.reply.send(Feed { facts, served, id, inputs });
+                }
+                _ => self.waiting.push(attach),
+            }
+        }
+    }
+
+    fn report_problems(&self) {
+        let mesh = self.shared.mesh.read();
+        let mut reports: Vec<_> =
+            mesh.problems().iter().chain(self.undecodable.values()).map(report).collect();
+        reports.extend(self.settings_problem.clone());
+        reports.sort();
+        reports.dedup();
+        self.metrics.problems.set(i64::try_from(reports.len()).unwrap_or(i64::MAX));
+        *self.shared.problems.write() = Arc::new(reports);
+    }
+
+    fn describe(&self) {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.audiences.set(count(self.groups.len()));
+        self.metrics.resources.set(count(self.pool.len()));
+        let groups =
+            self.groups.iter().map(|(audience, group)| (audience.clone(), group.served.clone())).collect();
+        *self.shared.groups.write() = groups;
+    }
+}
+
+/// Whether a state may be different after a change. A change of endpoints alone concerns those who hold the service.
+fn concerns(served: &Served, what: &BTreeSet<What>) -> bool {
+    what.iter().any(|what| match what {
+        What::Endpoints { namespace, service } => {
+            let prefix = format!("out|{namespace}|{service}|");
+            let endpoints = served.of(ResourceType::Endpoint);
+            let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+            endpoints.range::<str, _>(from).next().is_some_and(|(name, _)| name.starts_with(&prefix))
+        }
+        What::Problems | What::Pod { .. } => false,
+        What::Settings | What::Namespace(_) | What::Service { .. } | What::Policies(_) => true,
+    })
+}
+
+fn report(problem: &Problem) -> ProblemReport {
+    let message = if problem.field.is_empty() {
+        problem.message.clone()
+    } else {
+        format!("{}: {}", problem.field, problem.message)
+    };
+    ProblemReport {
+        kind: problem.object.kind.as_str().to_owned(),
+        namespace: problem.object.namespace.clone(),
+        name: problem.object.name.clone(),
+        reason: problem.reason.as_str().to_owned(),
+        message,
+    }
+}
