@@ -308,7 +308,7 @@ pub struct VersionStatus {
     /// As in the spec.
     pub desired: String,
     /// The release that all namespaces are on; the old one while an upgrade runs. Empty before the first.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub effective: String,
 }
 
@@ -347,13 +347,13 @@ pub struct PolicySourceSummary {
     /// Name.
     pub name: String,
     /// Commit last fetched.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub attempted: String,
     /// Commit in force.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub applied: String,
     /// How it stands.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
 

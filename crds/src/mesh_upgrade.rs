@@ -54,10 +54,10 @@ pub struct MeshUpgradeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<UpgradePhase>,
     /// Moved and total pods, as in `3/9 pods`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub progress: String,
     /// Why nothing more is done right now; empty when something is.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub waiting_on: String,
     /// The plan: what was done, is being done and is still to do.
     #[serde(default)]
@@ -103,7 +103,7 @@ pub struct StepStatus {
     /// How far it is.
     pub state: StepState,
     /// Why it waits or failed.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
 

@@ -48,7 +48,7 @@ pub struct GitSource {
     #[serde(rename = "ref", default)]
     pub reference: GitReference,
     /// Folder below the root of the repository; the whole repository when empty.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
 }
 
@@ -98,10 +98,10 @@ pub struct CommitStatus {
     /// 40 hexadecimal digits.
     pub commit: String,
     /// First line of the commit message, shortened.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub subject: String,
     /// RFC 3339.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub time: String,
 }
 
@@ -124,7 +124,7 @@ pub struct InventoryEntry {
 #[serde(rename_all = "camelCase")]
 pub struct SourceProblem {
     /// Path in the repository; empty when the problem is not in a file.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub file: String,
     /// Line, from 1; 0 when not known.
     #[serde(default)]

@@ -89,7 +89,7 @@ pub struct HTTPRouteGroupSpec {
 #[serde(rename_all = "camelCase")]
 pub struct HTTPMatch {
     /// Name by which a TrafficTarget picks it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// RE2 expression for the whole path without the query; any path when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
