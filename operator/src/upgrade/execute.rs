@@ -1,0 +1,186 @@
+//! Does what a plan says, each thing with what it expects to find; what has changed since is left to the next pass.
+
+use crds::{MeshConfig, MeshUpgrade, labels};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use upgrades::Action;
+use upgrades::facts::{Kind, WorkloadId};
+
+use super::gather::Gathered;
+use crate::apply::REVISION_MANAGER;
+use crate::context::Context;
+use crate::events::Weight;
+
+/// Field manager of the annotation on pod templates.
+const MANAGER: &str = "meshwright-operator-upgrade";
+
+/// What doing one thing came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    /// It is done.
+    Yes,
+    /// What was expected is not there any more.
+    Changed,
+    /// The API server refuses, and says why.
+    Refused(String),
+}
+
+/// Why an upgrade's pass failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action}")]
+pub struct ExecuteError {
+    /// What was being done.
+    action: String,
+    /// The API server's words.
+    #[source]
+    source: Box<kube::Error>,
+}
+
+/// Executes the actions in order; returns what was refused, in words.
+///
+/// # Errors
+/// The first thing that fails in a way that nobody expects; what came before it is done.
+pub async fn execute(
+    ctx: &Context,
+    mesh: &MeshConfig,
+    record: &MeshUpgrade,
+    actions: &[Action],
+    gathered: &Gathered,
+) -> Result<Vec<String>, ExecuteError> {
+    let mut refused = Vec::new();
+    for action in actions {
+        let done = act(&ctx.client, action, gathered)
+            .await
+            .map_err(|source| ExecuteError { action: action.to_string(), source: Box::new(source) })?;
+        match &done {
+            Done::Yes => tell(ctx, mesh, record, action, gathered).await,
+            Done::Changed => tracing::info!(%action, "not done: it has changed meanwhile"),
+            Done::Refused(why) => {
+                tracing::info!(%action, why, "refused");
+                refused.push(format!("{action}: {why}"));
+            }
+        }
+    }
+    Ok(refused)
+}
+
+async fn act(client: &Client, action: &Action, gathered: &Gathered) -> Result<Done, kube::Error> {
+    match action {
+        Action::Relabel { namespace, expect: _, to } => {
+            relabel(client, namespace, gathered.namespaces.get(namespace), to).await
+        }
+        Action::Evict { namespace, workload: _, pod, uid, cost: _ } => {
+            evict(client, namespace, pod, uid).await
+        }
+        Action::Surge { namespace, deployment, expect: _, mark } => {
+            let version = gathered.deployments.get(&(namespace.clone(), deployment.clone()));
+            surge(client, namespace, deployment, version, mark).await
+        }
+        // The report writes it.
+        Action::BeginSoak { .. } => Ok(Done::Yes),
+    }
+}
+
+async fn relabel(
+    client: &Client,
+    namespace: &str,
+    version: Option<&String>,
+    to: &str,
+) -> Result<Done, kube::Error> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    let body = json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": namespace, "resourceVersion": version, "labels": {labels::REVISION: to}},
+    });
+    let params = PatchParams::apply(REVISION_MANAGER).force();
+    expected(api.patch_metadata(namespace, &params, &Patch::Apply(body)).await)
+}
+
+async fn surge(
+    client: &Client,
+    namespace: &str,
+    deployment: &str,
+    version: Option<&String>,
+    mark: &str,
+) -> Result<Done, kube::Error> {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let body = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": deployment, "namespace": namespace, "resourceVersion": version},
+        "spec": {"template": {"metadata": {"annotations": {labels::MOVED_TO: mark}}}},
+    });
+    let params = PatchParams::apply(MANAGER).force();
+    expected(api.patch(deployment, &params, &Patch::Apply(body)).await)
+}
+
+/// Changed or gone since it was read: not done, and no error.
+fn expected<T>(answer: Result<T, kube::Error>) -> Result<Done, kube::Error> {
+    match answer {
+        Ok(_) => Ok(Done::Yes),
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(Done::Changed),
+        Err(error) => Err(error),
+    }
+}
+
+/// Evicts a pod, if it still is the one that was seen.
+async fn evict(client: &Client, namespace: &str, pod: &str, uid: &str) -> Result<Done, kube::Error> {
+    let body = json!({
+        "apiVersion": eviction_version(client).await?,
+        "kind": "Eviction",
+        "metadata": {"name": pod, "namespace": namespace},
+        "deleteOptions": {"preconditions": {"uid": uid}},
+    });
+    let request = http::Request::post(format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction"))
+        .header("content-type", "application/json")
+        .body(serde_json::to_vec(&body).map_err(kube::Error::SerdeError)?)
+        .map_err(kube::Error::HttpError)?;
+    match client.request::<serde_json::Value>(request).await {
+        // A budget, more than one budget (500), or somebody's admission webhook (400, 403).
+        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 429 | 500) => {
+            Ok(Done::Refused(status.message.clone()))
+        }
+        answer => expected(answer),
+    }
+}
+
+/// The group and version of evictions, as discovery says: `policy/v1` from Kubernetes 1.22, `policy/v1beta1` before.
+async fn eviction_version(client: &Client) -> Result<String, kube::Error> {
+    let core = client.list_core_api_resources("v1").await?;
+    let version = core
+        .resources
+        .into_iter()
+        .find(|resource| resource.name == "pods/eviction")
+        .and_then(|resource| resource.version);
+    Ok(format!("policy/{}", version.as_deref().unwrap_or("v1")))
+}
+
+/// Tells the record, and the workload that was disturbed or the mesh.
+async fn tell(ctx: &Context, mesh: &MeshConfig, record: &MeshUpgrade, action: &Action, gathered: &Gathered) {
+    let words = action.to_string();
+    let (from, to) = (&record.spec.from, &record.spec.to);
+    let why = format!("{words} (upgrade of mesh {} from {from} to {to})", record.spec.mesh);
+    let (reason, workload) = match action {
+        Action::Relabel { .. } => ("NamespaceMoved", None),
+        Action::Evict { namespace, workload, .. } => ("PodEvicted", reference(gathered, namespace, workload)),
+        Action::Surge { namespace, deployment, .. } => {
+            let id = WorkloadId { name: deployment.clone(), kind: Kind::Deployment };
+            ("DeploymentRolled", reference(gathered, namespace, &id))
+        }
+        Action::BeginSoak { .. } => ("WaveMoved", None),
+    };
+    tracing::info!(reason, mesh = record.spec.mesh, "{words}");
+    ctx.events.tell(record, Weight::Normal, reason, "Upgrade", &words).await;
+    match workload {
+        Some(reference) => ctx.events.tell_about(&reference, Weight::Normal, reason, "Upgrade", &why).await,
+        None => ctx.events.tell(mesh, Weight::Normal, reason, "Upgrade", &why).await,
+    }
+}
+
+fn reference(gathered: &Gathered, namespace: &str, workload: &WorkloadId) -> Option<ObjectReference> {
+    gathered.references.get(&(namespace.to_owned(), workload.clone())).cloned()
+}
