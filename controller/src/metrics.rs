@@ -61,6 +61,8 @@ pub struct Metrics {
     pub ended: Family<Ended, Counter>,
     /// Responses sent.
     pub pushes: Family<PerType, Counter>,
+    /// Resources sent, removals not counted.
+    pub sent: Family<PerType, Counter>,
     /// Responses accepted.
     pub acks: Family<PerType, Counter>,
     /// Responses refused.
@@ -89,6 +91,7 @@ impl Metrics {
         registry.register("meshwright_xds_streams", "Sidecars with an open stream", m.streams.clone());
         registry.register("meshwright_xds_streams_ended", "Streams that ended, by reason", m.ended.clone());
         registry.register("meshwright_xds_pushes", "Responses sent, by type", m.pushes.clone());
+        registry.register("meshwright_xds_sent_resources", "Resources sent, by type", m.sent.clone());
         registry.register("meshwright_xds_acks", "Responses that sidecars accepted", m.acks.clone());
         registry.register("meshwright_xds_nacks", "Responses that sidecars refused", m.nacks.clone());
         registry.register("meshwright_xds_sent_bytes", "Bytes of responses", m.bytes.clone());

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwapOption;
 use crds::MeshConfigSpec;
 use crds::fleet::ProblemReport;
-use mesh::{Audience, Mesh, NotOurs, Object, ObjectRef, PodFacts, Problem, Settings};
+use mesh::{Audience, Mesh, NotOurs, Object, ObjectRef, PodFacts, Problem, Settings, Snapshot};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -54,6 +54,9 @@ pub enum Input {
 /// A stream, unique in the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct StreamId(pub u64);
+
+/// What an audience is served, computed from the mesh.
+pub type Compute = Box<dyn Fn(&Mesh, &Audience) -> Snapshot + Send>;
 
 /// Whom a stream is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,6 +123,14 @@ impl Snapshots {
     /// # Errors
     /// When no thread can be started.
     pub fn start(mesh: Mesh, metrics: Metrics) -> std::io::Result<Self> {
+        Self::start_with(mesh, metrics, Box::new(|mesh, audience| mesh::render(&mesh::view(mesh, audience))))
+    }
+
+    /// As [`Snapshots::start`], with another way to compute what an audience is served.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start_with(mesh: Mesh, metrics: Metrics, compute: Compute) -> std::io::Result<Self> {
         let (inputs, queue) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
             mesh: RwLock::new(mesh),
@@ -129,7 +140,7 @@ impl Snapshots {
             problems: RwLock::default(),
             groups: RwLock::default(),
         });
-        let owner = Owner::new(shared.clone(), inputs.downgrade(), metrics);
+        let owner = Owner::new(shared.clone(), inputs.downgrade(), metrics, compute);
         std::thread::Builder::new().name("mesh".to_owned()).spawn(move || owner.run(queue))?;
         Ok(Self { inputs, shared })
     }

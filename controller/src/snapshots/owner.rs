@@ -12,7 +12,7 @@ use mesh::{Audience, Changed, Mesh, ObjectRef, Problem, ResourceType, Settings, 
 use parking_lot::RwLockWriteGuard;
 use tokio::sync::{mpsc, watch};
 
-use super::{Attach, Feed, Input, PodRef, Shared, StreamId};
+use super::{Attach, Compute, Feed, Input, PodRef, Shared, StreamId};
 use crate::certificates::endpoint::Policy;
 use crate::metrics::Metrics;
 use crate::xds::served::{Pool, Served};
@@ -45,6 +45,7 @@ pub(super) struct Owner {
     shared: Arc<Shared>,
     inputs: mpsc::WeakSender<Input>,
     metrics: Metrics,
+    compute: Compute,
     pool: Pool,
     streams: BTreeMap<StreamId, Stream>,
     groups: BTreeMap<Audience, Group>,
@@ -55,11 +56,17 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    pub(super) fn new(shared: Arc<Shared>, inputs: mpsc::WeakSender<Input>, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        inputs: mpsc::WeakSender<Input>,
+        metrics: Metrics,
+        compute: Compute,
+    ) -> Self {
         Self {
             shared,
             inputs,
             metrics,
+            compute,
             pool: Pool::default(),
             streams: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -190,7 +197,7 @@ impl Owner {
                 continue;
             }
             self.metrics.renders.inc();
-            let snapshot = mesh::render(&mesh::view(&mesh, audience));
+            let snapshot = (self.compute)(&mesh, audience);
             let Some(next) = group.served.next(snapshot, &mut self.pool) else { continue };
             published = true;
             self.metrics.published.inc();
@@ -237,7 +244,7 @@ impl Owner {
     fn join(&mut self, mesh: &Mesh, id: StreamId, audience: &Audience) -> Arc<Served> {
         if !self.groups.contains_key(audience) {
             self.metrics.renders.inc();
-            let snapshot = mesh::render(&mesh::view(mesh, audience));
+            let snapshot = (self.compute)(mesh, audience);
             let served = Arc::new(Served::first(snapshot, &mut self.pool));
             self.groups.insert(audience.clone(), Group { served, streams: BTreeSet::new() });
         }

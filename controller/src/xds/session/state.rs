@@ -242,7 +242,8 @@ impl TypeState {
 }
 
 /// Whether a resource would fail calls if it came before the clusters that it may name (names of xDS resources,
-/// docs/ARCHITECTURE.md). What is inbound names only `inbound`, which is never new.
+/// docs/ARCHITECTURE.md). What is inbound names only clusters without endpoints, which are ready as soon as Envoy has
+/// read them: coming after them on the stream is enough.
 pub(super) fn names_clusters(kind: ResourceType, name: &str) -> bool {
     matches!(kind, ResourceType::Listener | ResourceType::Route) && name.starts_with("out")
 }
