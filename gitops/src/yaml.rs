@@ -126,12 +126,10 @@ impl Document<'_> {
     /// The first line on which a key is written, or the document's first line.
     #[must_use]
     pub fn line_of_key(&self, key: &str) -> usize {
-        let is_key = |line: &str| {
-            let line = line.trim_start().trim_start_matches("- ").trim_start_matches(['{', '"', '\'']);
-            line.strip_prefix(key)
-                .is_some_and(|rest| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(':'))
-        };
-        self.text.lines().position(is_key).map_or_else(|| self.line(), |index| self.first + index)
+        self.text
+            .lines()
+            .position(|line| names(line, key))
+            .map_or_else(|| self.line(), |index| self.first + index)
     }
 
     fn is_empty(&self) -> bool {
@@ -150,6 +148,16 @@ impl Document<'_> {
 /// An error's text without the parser's own line, which counts from the start of the document.
 fn without_place(text: &str) -> String {
     text.rfind(" at line ").map_or(text, |cut| &text[..cut]).trim_end_matches(':').to_owned()
+}
+
+/// Whether a line has the key, also inside `{…}`: as a whole word, perhaps quoted, with a colon behind it.
+fn names(line: &str, key: &str) -> bool {
+    let is_whole = |(at, _): (usize, &str)| {
+        let before = line[..at].chars().next_back();
+        let after = line[at + key.len()..].trim_start_matches(['"', '\'']).trim_start();
+        before.is_none_or(|c| " \t{,\"'".contains(c)) && after.starts_with(':')
+    };
+    !key.is_empty() && has_content(line) && line.match_indices(key).any(is_whole)
 }
 
 fn has_content(line: &str) -> bool {
@@ -224,6 +232,14 @@ mod tests {
         let documents = documents("{\n\"a\": x\n}", Format::Json).unwrap();
         let error = documents[0].untyped().unwrap_err();
         assert_eq!((error.line, error.message.as_str()), (2, "expected value"));
+    }
+
+    #[test]
+    fn a_key_is_found_where_it_is_written() {
+        let text = "a: 1\n---\n# b: 2\nmetadata: {xb: 1, \"b\": 2}\nc: b\n- d : 1\n";
+        let documents = documents(text, Format::Yaml).unwrap();
+        let line = |key: &str| documents[1].line_of_key(key);
+        assert_eq!((line("b"), line("c"), line("d"), line("nowhere"), line("")), (4, 5, 6, 4, 4));
     }
 
     #[test]

@@ -32,7 +32,8 @@ impl GitServer {
         Self { url, requests }
     }
 
-    /// How many requests were answered so far.
+    /// How many requests came so far; zero is as good as any to tests that only fetch.
+    #[allow(dead_code, reason = "not every test crate counts")]
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }

@@ -79,7 +79,8 @@ struct Memory {
 /// # Errors
 /// None: what fails is tried again and shown in the sources' status.
 pub async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
-    let folder = std::env::temp_dir().join(format!("meshwright-operator-{}", ctx.namespace));
+    // In a container the process id is the same after each restart, so leftovers are found.
+    let folder = std::env::temp_dir().join(format!("meshwright-operator-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     gitops::git::sweep(&folder);
     let stop = ctx.shutdown.stopping.clone();
