@@ -1,6 +1,9 @@
 //! All tests of this crate, in one binary. Those that touch the network re-execute themselves in namespaces of
 //! their own (`support::isolated`), so they need root and disturb nobody.
 
+// Clippy exempts only functions that are tests themselves, not their helpers.
+#![allow(clippy::unwrap_used)]
+
 #[path = "all/support.rs"]
 mod support;
 
@@ -8,6 +11,10 @@ mod support;
 mod bootstrap;
 #[path = "all/certificate.rs"]
 mod certificate;
+#[path = "all/controller.rs"]
+mod controller;
+#[path = "all/end_of_a_pod.rs"]
+mod end_of_a_pod;
 #[path = "all/environment.rs"]
 mod environment;
 #[path = "all/judgement.rs"]

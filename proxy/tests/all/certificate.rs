@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::Response;
 use proxy::certificate::{CertificateError, accept, key_and_request};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, IsCa, KeyPair,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, IsCa,
+    KeyPair, SanType,
 };
 use serde_json::json;
 use time::format_description::well_known::Rfc3339;
@@ -32,6 +32,8 @@ impl Default for Life {
 impl Authority {
     pub fn new() -> Self {
         let mut parameters = CertificateParams::new([]).unwrap();
+        // Envoy takes a leaf with the name of its issuer for self-signed.
+        parameters.distinguished_name.push(DnType::CommonName, "test root");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
     }

@@ -15,17 +15,17 @@ use serde_json::{Value, json};
 
 use crate::support::{ENVOYS, Network, PROGRAM, Running, Seen, envoy, isolated, look, mirror, shell, until};
 
-const POD: &str = "10.9.0.2";
-const OUTSIDE: &str = "10.9.0.1";
+pub const POD: &str = "10.9.0.2";
+pub const OUTSIDE: &str = "10.9.0.1";
 const POD_V6: &str = "fd09::2";
 /// Address of a service whose only endpoint is the pod itself.
 const OWN_SERVICE: &str = "10.96.0.10";
 
-fn address(ip: &str, port: u16) -> SocketAddr {
+pub fn address(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse::<IpAddr>().expect("an address"), port)
 }
 
-fn pod_and_outside() -> Network {
+pub fn pod_and_outside() -> Network {
     let outside = Network::new();
     shell(&format!("ip link add eth0 type veth peer name veth0 netns {}", outside.pid()));
     shell("ip addr add 10.9.0.2/24 dev eth0; ip addr add fd09::2/64 dev eth0 nodad; ip link set eth0 up");
@@ -36,7 +36,7 @@ fn pod_and_outside() -> Network {
     outside
 }
 
-fn init() {
+pub fn init() {
     let output = Command::new(PROGRAM)
         .args(["init", "--exclude-outbound-ports", "9001,9002", "--exclude-outbound-cidrs", "10.20.0.0/16"])
         .args(["--exclude-inbound-ports", "9090"])
@@ -80,13 +80,13 @@ fn listener(name: &str, port: u16, cluster: &str, v6: bool) -> Value {
         "listener_filters": [{ "name": "envoy.filters.listener.original_dst", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst" } }],
         "filter_chains": [
-            chain(name, "own", json!({ "prefix_ranges": [{ "address_prefix": OWN_SERVICE, "prefix_len": 32 }] })),
-            chain(name, cluster, json!({})),
+            chain(name, "own", &json!({ "prefix_ranges": [{ "address_prefix": OWN_SERVICE, "prefix_len": 32 }] })),
+            chain(name, cluster, &json!({})),
         ],
     })
 }
 
-fn chain(hop: &str, cluster: &str, matches: Value) -> Value {
+fn chain(hop: &str, cluster: &str, matches: &Value) -> Value {
     json!({ "filter_chain_match": matches, "filters": [{
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
@@ -222,6 +222,18 @@ fn without_the_capability_the_error_says_so() {
         let printed = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success());
         assert!(printed.contains("NET_ADMIN"), "{printed}");
+    });
+}
+
+#[test]
+fn net_admin_and_net_raw_are_enough() {
+    isolated("redirect_network::net_admin_and_net_raw_are_enough", || {
+        let _outside = pod_and_outside();
+        // The whole file system read-only, as in the pod.
+        shell("mount --bind / /mnt && mount -o remount,bind,ro /mnt && mount --rbind /proc /mnt/proc");
+        let few = "setpriv --no-new-privs --bounding-set -all,+net_admin,+net_raw --inh-caps -all";
+        shell(&format!("chroot /mnt {few} {PROGRAM} init"));
+        assert!(shell("iptables-save -t nat").contains("-A OUTPUT -p tcp -j MESHWRIGHT_OUTBOUND"));
     });
 }
 

@@ -5,12 +5,17 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::controller::Controller;
+use proxy::constants::PROXY_UID;
 use proxy::environment::Environment;
+use serde_json::Value;
+
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The program under test.
@@ -225,4 +230,95 @@ pub fn variables() -> BTreeMap<&'static str, String> {
 pub fn environment() -> Environment {
     let variables = variables();
     proxy::environment::parse(|name| variables.get(name).cloned()).expect("a proper environment")
+}
+
+/// A started sidecar and where its files are.
+pub struct Sidecar {
+    process: Running,
+    directory: tempfile::TempDir,
+}
+
+impl Sidecar {
+    /// Starts it with the user id of the tests.
+    pub fn start(controller: &Controller, program: &Path, change: &[(&'static str, &str)]) -> Self {
+        Self::start_with(Command::new(PROGRAM), controller, program, change)
+    }
+
+    /// Starts it with the user id of a sidecar, so that the redirect knows it.
+    pub fn start_as_sidecar(
+        controller: &Controller,
+        program: &Path,
+        change: &[(&'static str, &str)],
+    ) -> Self {
+        let mut command = Command::new(PROGRAM);
+        command.uid(PROXY_UID).gid(PROXY_UID);
+        Self::start_with(command, controller, program, change)
+    }
+
+    fn start_with(
+        mut command: Command,
+        controller: &Controller,
+        program: &Path,
+        change: &[(&'static str, &str)],
+    ) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("token"), "header.claims.signature\n").expect("a file");
+        std::fs::write(at("ca.crt"), controller.authority.root()).expect("a file");
+        shell(&format!("chmod 777 {}", directory.path().display()));
+        let mut variables = variables();
+        variables.insert("MESHWRIGHT_CONTROLLER", format!("localhost:{}", controller.port));
+        variables.insert("POD_IP", "127.0.0.1".to_owned());
+        variables.extend(change.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        let child = command
+            .arg("run")
+            .args(["--run-dir".as_ref(), directory.path().as_os_str()])
+            .args(["--token-file".as_ref(), at("token").as_os_str()])
+            .args(["--trust-file".as_ref(), at("ca.crt").as_os_str()])
+            .args(["--envoy".as_ref(), program.as_os_str()])
+            .envs(variables)
+            .stdin(Stdio::null())
+            .stderr(std::fs::File::create(at("log")).expect("a file"))
+            .spawn()
+            .expect("the sidecar starts");
+        Self { process: Running(child), directory }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    pub fn envoy_pid(&self) -> u32 {
+        let pid = self.pid();
+        until("Envoy runs", || {
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+            children.split_whitespace().next()?.parse().ok()
+        })
+    }
+
+    pub fn wait_reason(&self, reason: &str) -> Value {
+        until(&format!("/readyz says {reason}; it logged: {}", self.log()), || {
+            let (status, body) = get("/readyz")?;
+            let body: Value = serde_json::from_str(&body).ok()?;
+            (status == 503 && body["reason"] == reason).then_some(body)
+        })
+    }
+
+    pub fn exit_code(mut self) -> Option<i32> {
+        let process: &mut Child = &mut self.process.0;
+        until("the sidecar ends", || process.try_wait().expect("a child")).code()
+    }
+}
+
+/// Asks the sidecar, if it answers.
+pub fn get(path: &str) -> Option<(u16, String)> {
+    ask(SocketAddr::from(([127, 0, 0, 1], 15020)), "GET", path).ok()
 }

@@ -1,0 +1,186 @@
+//! A controller for the tests: it signs certificates over real TLS and, if told so, serves one configuration over
+//! real delta ADS to clients that show a certificate.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use bytes::Bytes;
+use discovery::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
+use envoy_types::pb::envoy::service::discovery::v3 as discovery;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::json;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::codegen::Service;
+use tonic::{Status, Streaming};
+
+use crate::certificate::{Authority, Life};
+
+/// What the controller does when asked for a certificate.
+#[derive(Clone)]
+pub enum Behaviour {
+    Sign(Life),
+    Refuse(u16, &'static str),
+}
+
+/// What it serves over ADS: type url and resources.
+pub type Configuration = Vec<(&'static str, Vec<discovery::Resource>)>;
+
+/// The controller.
+pub struct Controller {
+    pub authority: Authority,
+    pub port: u16,
+    behaviour: Mutex<Behaviour>,
+    /// Authorization header and body of each certificate request.
+    pub requests: Mutex<Vec<(String, String)>>,
+}
+
+impl Controller {
+    pub fn start(behaviour: Behaviour, configuration: Option<Configuration>) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let controller = Arc::new(Self {
+            authority: Authority::new(),
+            port: listener.local_addr().expect("bound").port(),
+            behaviour: Mutex::new(behaviour),
+            requests: Mutex::default(),
+        });
+        let server = Arc::clone(&controller);
+        thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(server.serve(listener, configuration.map(Ads)));
+        });
+        controller
+    }
+
+    pub fn behave(&self, behaviour: Behaviour) {
+        *self.behaviour.lock().unwrap() = behaviour;
+    }
+
+    pub fn requests_seen(&self) -> usize {
+        self.requests.lock().unwrap().iter().map(|(_, csr)| csr).collect::<BTreeSet<_>>().len()
+    }
+
+    async fn serve(self: Arc<Self>, listener: TcpListener, ads: Option<Ads>) {
+        listener.set_nonblocking(true).expect("a socket");
+        let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+        let acceptor = TlsAcceptor::from(Arc::new(self.tls()));
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let (acceptor, server, ads) = (acceptor.clone(), Arc::clone(&self), ads.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let known = stream.get_ref().1.peer_certificates().is_some();
+                let ads = ads.filter(|_| known).map(AggregatedDiscoveryServiceServer::new);
+                let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                    let (server, mut ads) = (Arc::clone(&server), ads.clone());
+                    async move {
+                        match (request.uri().path(), &mut ads) {
+                            ("/v1/certificates", _) => Ok(server.certificate(request).await),
+                            (_, Some(ads)) => ads.call(request).await,
+                            (_, None) => Ok(Status::unauthenticated("no").into_http()),
+                        }
+                    }
+                });
+                let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    }
+
+    fn tls(&self) -> rustls::ServerConfig {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(self.authority.root().as_bytes()).expect("PEM"))
+            .expect("a root");
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .expect("a verifier");
+        let (certificate, key) = self.authority.server("localhost");
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(clients)
+            .with_single_cert(
+                vec![CertificateDer::from(certificate)],
+                PrivateKeyDer::try_from(key).expect("a key"),
+            )
+            .expect("a certificate");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config
+    }
+
+    async fn certificate(&self, request: Request<Incoming>) -> Response<tonic::body::Body> {
+        let token = request.headers().get("authorization").and_then(|token| token.to_str().ok());
+        let token = token.unwrap_or_default().to_owned();
+        let body = request.into_body().collect().await.expect("a body").to_bytes();
+        let csr = String::from_utf8(body.to_vec()).expect("text");
+        self.requests.lock().unwrap().push((token, csr.clone()));
+        let (status, body) = match self.behaviour.lock().unwrap().clone() {
+            Behaviour::Sign(life) => {
+                let id = "spiffe://cluster.local/ns/bookstore/sa/bookstore";
+                (200, self.authority.answer(&csr, id, life).into_body())
+            }
+            Behaviour::Refuse(status, reason) => {
+                (status, Bytes::from(json!({ "reason": reason, "message": "no" }).to_string()))
+            }
+        };
+        let mut response = Response::new(tonic::body::Body::new(http_body_util::Full::new(body)));
+        *response.status_mut() = status.try_into().expect("a status");
+        response
+    }
+}
+
+#[derive(Clone)]
+struct Ads(Configuration);
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Ads {
+    type StreamAggregatedResourcesStream = UnboundedReceiverStream<Result<DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = UnboundedReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: tonic::Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("delta only"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let mut requests = request.into_inner();
+        let (send, receive) = tokio::sync::mpsc::unbounded_channel();
+        let Self(configuration) = self.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                let answer = configuration.iter().find(|(kind, _)| *kind == request.type_url);
+                // A request with a nonce acknowledges; the first of a type asks.
+                if let (true, Some((_, resources))) = (request.response_nonce.is_empty(), answer) {
+                    let _ = send.send(Ok(DeltaDiscoveryResponse {
+                        type_url: request.type_url,
+                        nonce: "1".to_owned(),
+                        resources: resources.clone(),
+                        ..DeltaDiscoveryResponse::default()
+                    }));
+                }
+            }
+        });
+        Ok(tonic::Response::new(UnboundedReceiverStream::new(receive)))
+    }
+}
