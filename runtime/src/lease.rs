@@ -189,6 +189,11 @@ impl Term {
         self.lost.clone()
     }
 
+    /// Stops renewing and releases nothing, as a process that is killed; others wait until the lease expires.
+    pub fn abandon(self) {
+        self.task.abort();
+    }
+
     /// Gives the lease up, so that another replica need not wait for it to expire. Call it when nothing is being
     /// written any more.
     pub async fn release(self) {

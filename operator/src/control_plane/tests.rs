@@ -77,11 +77,18 @@ fn during_an_upgrade_both_exist_and_the_old_one_is_in_effect() {
     let mut facts = Facts { pods: vec![pod("a", "0.1.0"), pod("b", "0.2.0")], ..Default::default() };
     ready(&mut facts, "0.2.0");
     let plan = decide(&mesh, facts.clone());
-    assert_eq!((plan.revisions.effective.as_str(), &plan.revisions.build), ("0.1.0", &set(&["0.1.0", "0.2.0"])));
+    assert_eq!(
+        (plan.revisions.effective.as_str(), &plan.revisions.build),
+        ("0.1.0", &set(&["0.1.0", "0.2.0"]))
+    );
     facts.pods[0].terminating = true;
     let plan = decide(&mesh, facts.clone());
     assert_eq!(plan.revisions.effective, "0.2.0");
-    assert_eq!(plan.revisions.build, set(&["0.1.0", "0.2.0"]), "a dying pod still talks to its control plane");
+    assert_eq!(
+        plan.revisions.build,
+        set(&["0.1.0", "0.2.0"]),
+        "a dying pod still talks to its control plane"
+    );
     facts.pods.remove(0);
     assert_eq!(decide(&mesh, facts).revisions.build, set(&["0.2.0"]));
 }
@@ -177,7 +184,11 @@ fn the_oldest_claim_wins_and_a_label_by_hand_decides_alone() {
     young.spec.watched_namespaces.selector = Some(LabelSelector::default());
     let facts = Facts {
         meshes: vec![young.clone(), old.clone()],
-        namespaces: vec![namespace("shop", &[]), namespace("hand", &[(labels::MESH, "young")]), namespace("free", &[])],
+        namespaces: vec![
+            namespace("shop", &[]),
+            namespace("hand", &[(labels::MESH, "young")]),
+            namespace("free", &[]),
+        ],
         ..Default::default()
     };
     let (elder, younger) = (decide(&old, facts.clone()).membership, decide(&young, facts).membership);
@@ -185,7 +196,10 @@ fn the_oldest_claim_wins_and_a_label_by_hand_decides_alone() {
         m.conflicts.iter().map(|c| format!("{}:{}", c.namespace, c.holder)).collect::<Vec<_>>()
     };
     assert_eq!((elder.members.clone(), told(&elder)), (set(&["shop"]), vec!["hand:young".to_owned()]));
-    assert_eq!((younger.members.clone(), told(&younger)), (set(&["free", "hand"]), vec!["shop:old".to_owned()]));
+    assert_eq!(
+        (younger.members.clone(), told(&younger)),
+        (set(&["free", "hand"]), vec!["shop:old".to_owned()])
+    );
 }
 
 #[test]

@@ -14,7 +14,9 @@ pub(super) fn service(blueprint: &Blueprint<'_>, component: Component, version: 
         Component::Controller => {
             json!({"name": "tls-xds", "port": labels::CONTROLLER_PORT, "targetPort": "xds", "protocol": "TCP"})
         }
-        Component::Injector => json!({"name": "https-webhook", "port": 443, "targetPort": "webhook", "protocol": "TCP"}),
+        Component::Injector => {
+            json!({"name": "https-webhook", "port": 443, "targetPort": "webhook", "protocol": "TCP"})
+        }
     };
     child(json!({
         "apiVersion": "v1",

@@ -38,7 +38,8 @@ fn one(kind: &str, name: &str) -> Value {
 #[test]
 fn the_list_of_children() {
     let mesh = mesh();
-    let keys: Vec<_> = all(&blueprint(&mesh)).iter().map(|child| crate::apply::key(child).to_string()).collect();
+    let keys: Vec<_> =
+        all(&blueprint(&mesh)).iter().map(|child| crate::apply::key(child).to_string()).collect();
     insta::assert_snapshot!(keys.join("\n"));
 }
 
@@ -52,7 +53,12 @@ fn the_controller_arguments() {
     let controller = one("Deployment", "meshwright-controller-0-1-0");
     let container = &controller["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], "meshwright/controller:0.1.0");
-    let args = ["--mesh=demo", "--namespace=meshwright-system", "--revision=0.1.0", "--cluster-domain=cluster.local"];
+    let args = [
+        "--mesh=demo",
+        "--namespace=meshwright-system",
+        "--revision=0.1.0",
+        "--cluster-domain=cluster.local",
+    ];
     assert_eq!(container["args"], json!(args));
 }
 
@@ -75,7 +81,8 @@ fn every_child_is_labelled_and_owned() {
 #[test]
 fn every_kind_of_child_is_pruned() {
     let mesh = mesh();
-    let pruned: BTreeSet<_> = kinds(BudgetApi::V1beta1).into_iter().map(|(resource, _)| resource.kind).collect();
+    let pruned: BTreeSet<_> =
+        kinds(BudgetApi::V1beta1).into_iter().map(|(resource, _)| resource.kind).collect();
     for child in all(&blueprint(&mesh)) {
         assert!(pruned.contains(&crate::apply::key(&child).kind), "{}", crate::apply::key(&child));
     }

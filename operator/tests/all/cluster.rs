@@ -1,0 +1,150 @@
+//! A real API server (tests/cluster, tier api), prepared as an installation leaves it, and one operator in this
+//! process that acts as its own service account: what `config/rbac` does not allow fails here.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, ResourceExt};
+use operator::context::{Context, Settings};
+use prometheus_client::registry::Registry;
+use runtime::shutdown::Shutdown;
+use serde_json::json;
+use upgrades::Catalogue;
+
+const VARIABLE: &str = "MESHWRIGHT_TEST_KUBECONFIG";
+pub const OPERATOR_USER: &str = "system:serviceaccount:meshwright-system:meshwright-operator";
+/// Much longer than anything takes; a test that waits so long has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn kubeconfig() -> PathBuf {
+    let path = std::env::var_os(VARIABLE).unwrap_or_else(|| {
+        panic!(
+            "{VARIABLE} is not set. These tests need a real API server: run `tests/cluster/cluster up --tier api \
+             --name NAME`, then set {VARIABLE} to the kubeconfig that `tests/cluster/cluster env --name NAME` prints"
+        )
+    });
+    PathBuf::from(path)
+}
+
+/// A client with the kubeconfig's own rights, or as another user.
+pub async fn client(user: Option<&str>) -> Client {
+    runtime::install_default();
+    let file = Kubeconfig::read_from(kubeconfig()).expect("a kubeconfig");
+    let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
+    config.auth_info.impersonate = user.map(str::to_owned);
+    Client::try_from(config).unwrap()
+}
+
+fn kubectl(args: &[&str]) {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = Command::new(root.join("tests/cluster/cluster"));
+    command.current_dir(root).env("KUBECONFIG", kubeconfig()).args(["kubectl", "--"]).args(args);
+    let output = command.output().expect("tests/cluster/cluster runs");
+    assert!(output.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Definitions, namespace and rights as `kubectl apply -k config/default` brings them, and a running operator.
+pub async fn with_operator() -> Client {
+    static STARTED: OnceLock<()> = OnceLock::new();
+    STARTED.get_or_init(|| {
+        kubectl(&["apply", "-k", "config/crd"]);
+        kubectl(&["wait", "--for=condition=Established", "crd/meshconfigs.meshwright.io", "--timeout=30s"]);
+        kubectl(&["wait", "--for=condition=Established", "crd/policysources.meshwright.io", "--timeout=30s"]);
+        kubectl(&["wait", "--for=condition=Established", "crd/meshupgrades.meshwright.io", "--timeout=30s"]);
+        kubectl(&["apply", "-f", "config/operator/namespace.yaml"]);
+        kubectl(&["apply", "-k", "config/rbac"]);
+        std::thread::spawn(operator);
+    });
+    client(None).await
+}
+
+/// A context as the daemon makes it.
+pub fn context(client: Client) -> Arc<Context> {
+    let settings = Settings {
+        namespace: "meshwright-system".into(),
+        image_prefix: "meshwright/".into(),
+        catalogue: Catalogue::embedded(),
+        cluster_domain: "cluster.local".into(),
+        pod: None,
+    };
+    Context::new(client, settings, &mut Registry::default(), Shutdown::default())
+}
+
+/// The reconcilers of control plane and policy sources, on a runtime of its own because each test's ends with the test.
+fn operator() {
+    if std::env::var_os(runtime::logging::FILTER_VARIABLE).is_some() {
+        runtime::logging::init();
+    }
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    tokio.block_on(async {
+        let ctx = context(client(Some(OPERATOR_USER)).await);
+        tokio::try_join!(operator::control_plane::run(ctx.clone()), operator::policy_source::run(ctx))
+            .unwrap();
+    });
+}
+
+/// Waits until `look` returns something, looking often; fails with what it last said.
+pub async fn until<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, String>>,
+{
+    let start = Instant::now();
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(why) if start.elapsed() > DEADLINE => panic!("gave up waiting for {what}: {why}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// A namespace of a test's own.
+pub async fn namespace(client: &Client, name: &str) {
+    let api: Api<Namespace> = Api::all(client.clone());
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+    match api.create(&PostParams::default(), &namespace).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// A namespace for a control plane other than the operator's own: there the operator needs to be given the right to
+/// create the root Secret.
+pub async fn control_plane_namespace(client: &Client, name: &str) {
+    namespace(client, name).await;
+    let apply = PatchParams::apply("test").force();
+    let role: Role = serde_json::from_value(json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "root"},
+        "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}],
+    }))
+    .unwrap();
+    let binding: RoleBinding = serde_json::from_value(json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "root"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "root"},
+        "subjects": [{"kind": "ServiceAccount", "name": "meshwright-operator", "namespace": "meshwright-system"}],
+    }))
+    .unwrap();
+    let roles: Api<Role> = Api::namespaced(client.clone(), name);
+    roles.patch("root", &apply, &Patch::Apply(&role)).await.unwrap();
+    let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), name);
+    bindings.patch("root", &apply, &Patch::Apply(&binding)).await.unwrap();
+}
+
+/// Plays the kubelet, of which this tier has none: every pod that the real Deployments made becomes ready.
+pub async fn make_pods_ready(client: &Client, namespace: &str) {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let now = k8s_openapi::jiff::Timestamp::now().to_string();
+    for pod in api.list(&ListParams::default()).await.unwrap() {
+        let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": now});
+        let status = json!({"status": {"phase": "Running", "conditions": [ready]}});
+        // A pod that went away meanwhile needs nothing.
+        let _ = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await;
+    }
+}
