@@ -189,13 +189,26 @@ pub fn ask(address: SocketAddr, method: &str, path: &str) -> std::io::Result<(u1
         stream,
         "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
     )?;
+    let mut reader = BufReader::new(stream);
     let mut text = String::new();
-    stream.read_to_string(&mut text)?;
+    // Up to the end of the head; an Envoy that drains leaves the connection open for seconds after its answer.
+    while !text.ends_with("\r\n\r\n") && reader.read_line(&mut text)? > 0 {}
     let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
     let status = status.ok_or_else(|| std::io::Error::other(format!("no HTTP answer: {text:?}")))?;
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let body = if head.contains("chunked") { body.split("\r\n").nth(1).unwrap_or("") } else { body };
-    Ok((status, body.to_owned()))
+    let header = |name: &str| {
+        text.lines()
+            .find_map(|line| line.to_lowercase().strip_prefix(name).map(|value| value.trim().to_owned()))
+    };
+    let mut body = String::new();
+    if let Some(length) = header("content-length:") {
+        reader.take(length.parse().map_err(std::io::Error::other)?).read_to_string(&mut body)?;
+    } else {
+        reader.read_to_string(&mut body)?;
+        if header("transfer-encoding:").is_some() {
+            body = body.split("\r\n").skip(1).step_by(2).collect();
+        }
+    }
+    Ok((status, body))
 }
 
 /// Asks a mirror.
