@@ -30,7 +30,8 @@ pub struct PolicySourceSpec {
     /// How often the repository is asked for a new commit, as in `30s`.
     #[serde(default = "default_interval")]
     pub interval: String,
-    /// Whether objects that vanish from Git are deleted from the cluster.
+    /// Whether objects that vanish from Git (or whose source is deleted) are deleted from the cluster. If not, they
+    /// stay there and no longer count: only what `status.inventory` lists is enforced.
     #[serde(default = "default_prune")]
     pub prune: bool,
     /// Stops fetching and applying; what is applied stays in force.

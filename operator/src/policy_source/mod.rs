@@ -140,7 +140,7 @@ impl Reconciler {
             let message = runtime::logging::chain(error);
             self.report(&source, &Verdict::Failed { message }).await?;
         }
-        result.map(|after| Action::requeue(after))
+        result.map(Action::requeue)
     }
 
     /// One attempt at the newest commit; when nothing comes of it, at what is sealed. Returns when to look again.

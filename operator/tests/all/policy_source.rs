@@ -31,7 +31,7 @@ struct Scene {
 impl Scene {
     async fn new(name: &str) -> Self {
         let client = with_operator().await;
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("the API server and git work");
         let tree = WorkTree::init(&folder.path().join("r"));
         let server = GitServer::start(folder.path());
         let name = format!("gs-{name}");
@@ -40,8 +40,14 @@ impl Scene {
         scene.remove("policies").await;
         let everything = ListParams::default();
         let (targets, splits) = (scene.api::<TrafficTarget>(), scene.api::<TrafficSplit>());
-        targets.delete_collection(&DeleteParams::default(), &everything).await.unwrap();
-        splits.delete_collection(&DeleteParams::default(), &everything).await.unwrap();
+        targets
+            .delete_collection(&DeleteParams::default(), &everything)
+            .await
+            .expect("the API server and git work");
+        splits
+            .delete_collection(&DeleteParams::default(), &everything)
+            .await
+            .expect("the API server and git work");
         scene
     }
 
@@ -57,8 +63,12 @@ impl Scene {
     }
 
     async fn source(&self, name: &str, spec: Value) {
-        let source = PolicySource::new(name, serde_json::from_value(spec).unwrap());
-        self.api::<PolicySource>().create(&PostParams::default(), &source).await.unwrap();
+        let source =
+            PolicySource::new(name, serde_json::from_value(spec).expect("the API server and git work"));
+        self.api::<PolicySource>()
+            .create(&PostParams::default(), &source)
+            .await
+            .expect("the API server and git work");
     }
 
     /// The usual source.
@@ -79,7 +89,7 @@ impl Scene {
     }
 
     async fn read(&self, name: &str) -> PolicySource {
-        self.api::<PolicySource>().get(name).await.unwrap()
+        self.api::<PolicySource>().get(name).await.expect("the API server and git work")
     }
 
     async fn in_force(&self, commit: &str) -> PolicySource {
@@ -109,7 +119,8 @@ impl Scene {
     }
 
     async fn weight(&self) -> Option<i32> {
-        let split = self.api::<TrafficSplit>().get_opt("split").await.unwrap()?;
+        let split =
+            self.api::<TrafficSplit>().get_opt("split").await.expect("the API server and git work")?;
         Some(split.spec.backends[0].weight)
     }
 
@@ -129,7 +140,7 @@ fn ready(source: &PolicySource) -> (String, String, String) {
 }
 
 fn shown(source: &PolicySource) -> String {
-    serde_json::to_string(&source.status).unwrap()
+    serde_json::to_string(&source.status).expect("the API server and git work")
 }
 
 fn split(weight: i32) -> String {
