@@ -97,7 +97,7 @@ fn retry(error: &ReconcileError) -> Action {
 }
 
 async fn reconcile(mesh: Arc<MeshConfig>, reconciler: Arc<Reconciler>) -> Result<Action, ReconcileError> {
-    let result = reconciler.reconcile(&mesh).await;
+    let result = Box::pin(reconciler.reconcile(&mesh)).await;
     reconciler.ctx.metrics.reconciled("control_plane", result.is_ok());
     result
 }
@@ -109,7 +109,8 @@ impl Reconciler {
             return Ok(Action::await_change());
         }
         let fleet = self.fleets.lock().get(&mesh.name_any()).cloned();
-        let facts = gather::gather(&ctx.client, mesh, fleet).await.map_err(ReconcileError::Gather)?;
+        let facts =
+            Box::pin(gather::gather(&ctx.client, mesh, fleet)).await.map_err(ReconcileError::Gather)?;
         let plan = plan::Plan::decide(mesh, &facts, &ctx.catalogue);
         if let Some(rival) = &plan.rival {
             let status = report::rivalled(mesh, rival, Timestamp::now());

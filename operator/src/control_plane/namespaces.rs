@@ -129,7 +129,7 @@ fn place(
     match holder(namespace, facts) {
         Holder::ByHand(holder) | Holder::Claim(holder) if holder != me => {
             if claimed {
-                result.conflicts.insert(Conflict { namespace: name.clone(), holder });
+                result.conflicts.insert(Conflict { namespace: name, holder });
             }
             // The winner's label replaces ours by itself; taking ours away first would only make a gap.
         }

@@ -24,5 +24,5 @@ pub(super) fn deployment(blueprint: &Blueprint<'_>, version: &str) -> DynamicObj
         volumes: Vec::new(),
         grace: GRACE_SECONDS,
     };
-    pods::deployment(blueprint, Component::Controller, version, parts)
+    pods::deployment(blueprint, Component::Controller, version, &parts)
 }

@@ -44,5 +44,5 @@ pub(super) fn deployment(blueprint: &Blueprint<'_>, version: &str) -> DynamicObj
         ],
         grace: GRACE_SECONDS,
     };
-    pods::deployment(blueprint, Component::Injector, version, parts)
+    pods::deployment(blueprint, Component::Injector, version, &parts)
 }

@@ -23,7 +23,7 @@ pub(super) fn deployment(
     blueprint: &Blueprint<'_>,
     component: Component,
     version: &str,
-    parts: Parts,
+    parts: &Parts,
 ) -> DynamicObject {
     let labels = blueprint.component_labels(component, version);
     child(json!({
@@ -56,7 +56,7 @@ fn pod(
     component: Component,
     version: &str,
     labels: &Value,
-    parts: Parts,
+    parts: &Parts,
 ) -> Value {
     let term = json!({"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"});
     json!({
@@ -78,7 +78,7 @@ fn pod(
             "whenUnsatisfiable": "ScheduleAnyway",
             "labelSelector": {"matchLabels": labels},
         }],
-        "containers": [container(blueprint, component, version, &parts)],
+        "containers": [container(blueprint, component, version, parts)],
         "volumes": parts.volumes,
     })
 }
