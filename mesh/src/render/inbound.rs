@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use crds::labels::INBOUND_PORT;
 use crds::mesh_config::Mtls;
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::cluster::v3 as cluster;
+use envoy_types::pb::envoy::config::core::v3::{self as core, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3 as listener;
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::extensions::filters::listener as listener_filters;
@@ -28,19 +29,34 @@ const APP_HTTP2: &str = "inbound-h2";
 
 pub(super) fn inbound(context: Context<'_>, resources: &mut Resources) {
     let ports = &context.view.inbound.ports;
-    resources.add(ResourceType::Cluster, APP, &original_dst(APP, None, None));
+    resources.add(ResourceType::Cluster, APP, &app(APP, None));
     if ports.values().any(|port| port.protocol == Protocol::Http2) {
-        resources.add(
-            ResourceType::Cluster,
-            APP_HTTP2,
-            &original_dst(APP_HTTP2, None, Some(Protocol::Http2)),
-        );
+        resources.add(ResourceType::Cluster, APP_HTTP2, &app(APP_HTTP2, Some(Protocol::Http2)));
     }
     for (number, port) in ports.iter().filter(|(_, port)| port.protocol.is_http()) {
         let name = route_name(*number);
         resources.add(ResourceType::Route, &name, &port_routes(context, &name, port));
     }
     resources.add(ResourceType::Listener, "inbound", &inbound_listener(context));
+}
+
+/// The application. The redirect tells by the source address (ARCHITECTURE) the delivery to it from a call of the
+/// pod to its own service, which must come in through the inbound listener.
+fn app(name: &str, http: Option<Protocol>) -> cluster::Cluster {
+    let source = |address: &str| core::SocketAddress {
+        address: address.to_owned(),
+        port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
+        ..Default::default()
+    };
+    let bind = core::BindConfig {
+        source_address: Some(source("127.0.0.6")),
+        extra_source_addresses: vec![core::ExtraSourceAddress {
+            address: Some(source("::1")),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    cluster::Cluster { upstream_bind_config: Some(bind), ..original_dst(name, None, http) }
 }
 
 fn route_name(port: u16) -> String {
