@@ -275,7 +275,11 @@ impl Stream<'_> {
         for response in responses {
             if let Some(kind) = mesh::ResourceType::from_type_url(&response.type_url) {
                 self.ads.metrics.pushes.get_or_create(&Metrics::per(kind)).inc();
-                self.ads.metrics.sent.get_or_create(&Metrics::per(kind)).inc_by(response.resources.len() as u64);
+                self.ads
+                    .metrics
+                    .sent
+                    .get_or_create(&Metrics::per(kind))
+                    .inc_by(response.resources.len() as u64);
             }
             self.ads.metrics.bytes.inc_by(prost::Message::encoded_len(&response) as u64);
             match tokio::time::timeout(self.ads.limits.stuck, self.out.send(Ok(response))).await {

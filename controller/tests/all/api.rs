@@ -82,12 +82,14 @@ impl World {
         let admin = client(None).await;
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let mesh = format!("{name}-{}", since.as_millis());
-        let (system, shop, outside) = (format!("{mesh}-system"), format!("{mesh}-shop"), format!("{mesh}-outside"));
+        let (system, shop, outside) =
+            (format!("{mesh}-system"), format!("{mesh}-shop"), format!("{mesh}-outside"));
         let (trust, key) = root();
         let world = Self {
             admin,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            daemon: controller::snapshots::Snapshots::start(mesh_of(&mesh, &system), Default::default()).unwrap(),
+            daemon: controller::snapshots::Snapshots::start(mesh_of(&mesh, &system), Default::default())
+                .unwrap(),
             shutdown: Shutdown::default(),
             mesh,
             system,
@@ -103,6 +105,7 @@ impl World {
         for namespace in [&self.system, &self.outside] {
             self.create("", "v1", "Namespace", json!({"metadata": {"name": namespace}})).await;
         }
+        self.create("", "v1", "Node", json!({"metadata": {"name": self.mesh}})).await;
         let labels = json!({labels::MESH: self.mesh});
         self.create("", "v1", "Namespace", json!({"metadata": {"name": self.shop, "labels": labels}})).await;
         let secret = json!({
@@ -143,7 +146,13 @@ impl World {
         .await;
         assert!(!snapshots.synced());
         let spec = json!({"version": "0.1.0", "namespace": self.system});
-        self.create("meshwright.io", "v1alpha1", "MeshConfig", json!({"metadata": {"name": self.mesh}, "spec": spec})).await;
+        self.create(
+            "meshwright.io",
+            "v1alpha1",
+            "MeshConfig",
+            json!({"metadata": {"name": self.mesh}, "spec": spec}),
+        )
+        .await;
         until_true("it is ready", || readiness.missing().is_empty()).await;
         self.daemon = snapshots;
         self
@@ -165,7 +174,8 @@ impl World {
 
     /// A service account. Pods may use it once the controller manager has given it its token.
     async fn account(&self, namespace: &str, name: &str) {
-        self.create("", "v1", "ServiceAccount", json!({"metadata": {"name": name, "namespace": namespace}})).await;
+        self.create("", "v1", "ServiceAccount", json!({"metadata": {"name": name, "namespace": namespace}}))
+            .await;
         let api: Api<ServiceAccount> = Api::namespaced(self.admin.clone(), namespace);
         until("the service account has its token", || {
             let api = api.clone();
@@ -179,7 +189,9 @@ impl World {
         let labels = json!({"app": account, labels::MESH: self.mesh, labels::REVISION: "0.1.0"});
         let pod = json!({
             "metadata": {"name": name, "namespace": namespace, "labels": labels},
-            "spec": {"serviceAccountName": account, "containers": [{"name": container, "image": "none"}]},
+            // Kubernetes lists a pod as an endpoint only when its node exists.
+            "spec": {"serviceAccountName": account, "nodeName": self.mesh,
+                     "containers": [{"name": container, "image": "none"}]},
         });
         let api: Api<Pod> = Api::namespaced(self.admin.clone(), namespace);
         api.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap()
@@ -335,7 +347,11 @@ async fn what_is_in_the_cluster_reaches_the_mesh() {
     });
     world.create("access.smi-spec.io", "v1alpha3", "TrafficTarget", target).await;
     until_true("the problem names the TrafficTarget", || {
-        world.daemon.problems().iter().any(|problem| problem.kind == "TrafficTarget" && problem.namespace == world.shop)
+        world
+            .daemon
+            .problems()
+            .iter()
+            .any(|problem| problem.kind == "TrafficTarget" && problem.namespace == world.shop)
     })
     .await;
     let group = json!({

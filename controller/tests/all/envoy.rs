@@ -68,14 +68,16 @@ struct Envoy {
 
 impl Envoy {
     fn start(version: &str, folder: &Path, controller: &Controller, pod: &str, account: &str) -> Self {
-        let (chain, key) = leaf(&controller.authority, &format!("spiffe://cluster.local/ns/shop/sa/{account}"), &[]);
+        let (chain, key) =
+            leaf(&controller.authority, &format!("spiffe://cluster.local/ns/shop/sa/{account}"), &[]);
         let (key, root) = (key.serialize_pem(), controller.authority.trust_bundle());
         let secret = |name: &str, field: &str, value: serde_json::Value| {
             let kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
             let text = json!({"resources": [{"@type": kind, "name": name, field: value}]}).to_string();
             std::fs::write(folder.join(format!("{name}.json")), text).unwrap();
         };
-        let own = json!({"certificate_chain": {"inline_string": chain}, "private_key": {"inline_string": key}});
+        let own =
+            json!({"certificate_chain": {"inline_string": chain}, "private_key": {"inline_string": key}});
         secret("identity", "tls_certificate", own.clone());
         secret("trust", "validation_context", json!({"trusted_ca": {"inline_string": root}}));
         let socket = folder.join("controller.sock");
@@ -107,7 +109,13 @@ impl Drop for Envoy {
     }
 }
 
-fn bootstrap(pod: &str, account: &str, socket: &Path, own: &serde_json::Value, root: &str) -> serde_json::Value {
+fn bootstrap(
+    pod: &str,
+    account: &str,
+    socket: &Path,
+    own: &serde_json::Value,
+    root: &str,
+) -> serde_json::Value {
     let tls = json!({
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
         "sni": "controller.test",
@@ -189,7 +197,11 @@ impl Controller {
 
     fn rejected(&self) -> Vec<String> {
         let all = self.proxies.newest();
-        all.iter().flat_map(|proxy| proxy.status.lock().rejected.iter().flat_map(|r| r.names.clone()).collect::<Vec<_>>()).collect()
+        all.iter()
+            .flat_map(|proxy| {
+                proxy.status.lock().rejected.iter().flat_map(|r| r.names.clone()).collect::<Vec<_>>()
+            })
+            .collect()
     }
 }
 

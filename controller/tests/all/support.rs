@@ -54,7 +54,8 @@ pub fn leaf(authority: &Authority, spiffe_id: &str, dns: &[&str]) -> (String, Ke
     let key = KeyPair::generate().unwrap();
     let dns_names = dns.iter().map(|name| (*name).to_owned()).collect();
     let subject = Subject { spiffe_id: spiffe_id.to_owned(), dns_names };
-    let leaf = authority.sign(&subject, &key, Duration::from_secs(3600), time::OffsetDateTime::now_utc()).unwrap();
+    let leaf =
+        authority.sign(&subject, &key, Duration::from_secs(3600), time::OffsetDateTime::now_utc()).unwrap();
     (leaf.chain, key)
 }
 
