@@ -1,0 +1,441 @@
+//! Upgrades against a real API server with its controllers: real Deployments, PodDisruptionBudgets and evictions, and
+//! the real control-plane reconciler. What this tier has not: kubelets, injectors and controllers of ours. The tests
+//! play them: a pod gets its namespace's revision as an injector would give it, becomes ready as a kubelet would
+//! report it, and its sidecar counts as connected. The node tier (tests/e2e) has all three.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::task::Poll;
+
+use crds::mesh_upgrade::{MeshUpgradeStatus, StepState, UpgradePhase};
+use crds::{MeshConfig, MeshUpgrade, fleet::ProxyReport, labels};
+use futures::future::BoxFuture;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+};
+use kube::{Api, Client, ResourceExt};
+use operator::context::Context;
+use operator::fleet::FleetView;
+use operator::upgrade::{self, Sidecars};
+use serde_json::{Value, json};
+
+use crate::cluster::{
+    OPERATOR_USER, client, context, control_plane_namespace, make_pods_ready, namespace, until, with_operator,
+};
+
+/// Every sidecar is connected and in sync.
+struct AllInSync(Client);
+
+impl Sidecars for AllInSync {
+    fn gather<'a>(&'a self, _: &'a Context, mesh: &'a MeshConfig) -> BoxFuture<'a, Option<FleetView>> {
+        Box::pin(async move {
+            let pods: Api<Pod> = Api::all(self.0.clone());
+            let selector = format!("{}={},{}", labels::MESH, mesh.name_any(), labels::REVISION);
+            let mut view = FleetView::default();
+            view.replicas.insert("controller".to_owned(), mesh.spec.version.clone());
+            for pod in pods.list(&ListParams::default().labels(&selector)).await.ok()? {
+                let (namespace, name) = (pod.namespace()?, pod.name_any());
+                let report = ProxyReport {
+                    namespace: namespace.clone(),
+                    pod: name.clone(),
+                    uid: pod.uid()?,
+                    version: pod.labels().get(labels::REVISION)?.clone(),
+                    envoy: "1.39.3".to_owned(),
+                    connected_since: "2026-01-01T00:00:00Z".to_owned(),
+                    in_sync: true,
+                    rejected: Vec::new(),
+                };
+                view.proxies.insert((namespace, name), report);
+            }
+            Some(view)
+        })
+    }
+}
+
+/// One mesh of a test's own, on 0.1.0.
+struct Scene {
+    client: Client,
+    ctx: std::sync::Arc<Context>,
+    mesh: String,
+    system: String,
+    namespaces: Vec<String>,
+}
+
+impl Scene {
+    /// Installs 0.1.0 for new namespaces of these names (prefixed); names are new at each run, because namespaces take
+    /// their time to go.
+    async fn new(test: &str, names: &[&str]) -> Self {
+        let client = with_operator().await;
+        let ctx = context(crate::cluster::client(Some(OPERATOR_USER)).await);
+        let mesh = format!("{test}-{}", k8s_openapi::jiff::Timestamp::now().as_millisecond());
+        let system = format!("{mesh}-system");
+        let namespaces: Vec<_> = names.iter().map(|name| format!("{mesh}-{name}")).collect();
+        control_plane_namespace(&client, &system).await;
+        for name in &namespaces {
+            namespace(&client, name).await;
+        }
+        let scene = Self { client, ctx, mesh, system, namespaces };
+        scene.install().await;
+        scene
+    }
+
+    async fn install(&self) {
+        let spec = json!({
+            "version": "0.1.0", "namespace": self.system, "watchedNamespaces": {"names": self.namespaces},
+            "controlPlane": {"replicas": 1},
+        });
+        let mesh = MeshConfig::new(&self.mesh, serde_json::from_value(spec).unwrap());
+        Api::all(self.client.clone()).create(&PostParams::default(), &mesh).await.unwrap();
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.system);
+        let root = until("the root Secret", || async {
+            secrets.get(labels::ROOT_SECRET).await.map_err(|error| error.to_string())
+        })
+        .await;
+        let root = String::from_utf8(root.data.unwrap()["tls.crt"].0.clone()).unwrap();
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.system);
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": labels::TRUST_BUNDLE},
+            "data": {labels::TRUST_BUNDLE_KEY: root},
+        });
+        let apply = PatchParams::apply("controller").force();
+        maps.patch(labels::TRUST_BUNDLE, &apply, &Patch::Apply(map)).await.unwrap();
+        until("0.1.0 to be in effect", || async {
+            make_pods_ready(&self.client, &self.system).await;
+            let is = self.effective().await;
+            if is == "0.1.0" { Ok(()) } else { Err(format!("{is:?}")) }
+        })
+        .await;
+        for namespace in &self.namespaces {
+            self.wait_revision(namespace, "0.1.0").await;
+        }
+    }
+
+    async fn get_mesh(&self) -> MeshConfig {
+        Api::<MeshConfig>::all(self.client.clone()).get(&self.mesh).await.unwrap()
+    }
+
+    async fn effective(&self) -> String {
+        self.get_mesh().await.status.and_then(|status| status.version).unwrap_or_default().effective
+    }
+
+    async fn revision(&self, namespace: &str) -> Option<String> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        api.get(namespace).await.unwrap().labels().get(labels::REVISION).cloned()
+    }
+
+    async fn wait_revision(&self, namespace: &str, revision: &str) {
+        until(&format!("{namespace} on {revision}"), || async {
+            let is = self.revision(namespace).await;
+            if is.as_deref() == Some(revision) { Ok(()) } else { Err(format!("{is:?}")) }
+        })
+        .await;
+    }
+
+    /// A Deployment whose pods "carry" a sidecar; the real webhook, which nobody answers here, is not to see them.
+    async fn deployment(&self, namespace: &str, name: &str, replicas: i32) {
+        let labels = json!({"app": name, labels::INJECT: "false", labels::MESH: self.mesh});
+        let containers =
+            json!([{"name": "app", "image": "app"}, {"name": labels::PROXY_CONTAINER, "image": "proxy"}]);
+        let deployment: Deployment = serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {
+                "replicas": replicas, "selector": {"matchLabels": {"app": name}},
+                "template": {"metadata": {"labels": labels}, "spec": {"containers": containers}},
+            },
+        }))
+        .unwrap();
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), namespace);
+        api.create(&PostParams::default(), &deployment).await.unwrap();
+        until(&format!("{replicas} ready pods of {name}"), || async {
+            self.play().await;
+            let status = api.get_status(name).await.unwrap().status.unwrap_or_default();
+            if status.ready_replicas == Some(replicas) { Ok(()) } else { Err(format!("{status:?}")) }
+        })
+        .await;
+    }
+
+    async fn budget(&self, namespace: &str, name: &str, least: i32) {
+        let groups = self.client.list_api_groups().await.unwrap();
+        let policy = groups.groups.iter().find(|group| group.name == "policy").unwrap();
+        let v1 = policy.versions.iter().any(|version| version.version == "v1");
+        let gvk = GroupVersionKind::gvk("policy", if v1 { "v1" } else { "v1beta1" }, "PodDisruptionBudget");
+        let resource = ApiResource::from_gvk(&gvk);
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let spec = json!({"minAvailable": least, "selector": {"matchLabels": {"app": name}}});
+        let budget = DynamicObject::new(name, &resource).data(json!({"spec": spec}));
+        api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&budget)).await.unwrap();
+        until("the budget's controller", || async {
+            let budget = api.get(name).await.unwrap();
+            let seen = budget.data["status"]["observedGeneration"].as_i64() == budget.metadata.generation;
+            if seen { Ok(()) } else { Err(budget.data.to_string()) }
+        })
+        .await;
+    }
+
+    async fn pods(&self, namespace: &str) -> Vec<Pod> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        api.list(&ListParams::default()).await.unwrap().items
+    }
+
+    /// Injector and kubelet.
+    async fn play(&self) {
+        make_pods_ready(&self.client, &self.system).await;
+        for namespace in &self.namespaces {
+            let revision = self.revision(namespace).await;
+            let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+            for pod in self.pods(namespace).await {
+                if !pod.labels().contains_key(labels::REVISION) {
+                    let patch = Patch::Merge(json!({"metadata": {"labels": {labels::REVISION: revision}}}));
+                    let _ = api.patch(&pod.name_any(), &PatchParams::default(), &patch).await;
+                }
+            }
+            make_pods_ready(&self.client, namespace).await;
+        }
+    }
+
+    async fn want(&self, version: &str) {
+        let patch = Patch::Merge(json!({"spec": {"version": version}}));
+        let api: Api<MeshConfig> = Api::all(self.client.clone());
+        api.patch(&self.mesh, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    fn record_name(&self) -> String {
+        upgrades::records::name(&self.mesh, "0.1.0", "0.2.0")
+    }
+
+    async fn status(&self) -> MeshUpgradeStatus {
+        let api: Api<MeshUpgrade> = Api::all(self.client.clone());
+        api.get_opt(&self.record_name()).await.unwrap().and_then(|record| record.status).unwrap_or_default()
+    }
+
+    async fn pass(&self) {
+        let mesh = self.get_mesh().await;
+        let sidecars = AllInSync(self.client.clone());
+        if let Err(error) = upgrade::pass(&self.ctx, &sidecars, &mesh).await {
+            panic!("{}", runtime::logging::chain(&error));
+        }
+    }
+
+    /// Passes, injector and kubelet in turn, until the record says so; after each, `look` may object.
+    async fn run(&self, phase: UpgradePhase, look: impl AsyncFn(&Self)) {
+        until(&format!("phase {phase:?}"), || async {
+            self.pass().await;
+            look(self).await;
+            self.play().await;
+            let status = self.status().await;
+            if status.phase == Some(phase) { Ok(()) } else { Err(format!("{status:#?}")) }
+        })
+        .await;
+    }
+
+    /// Ready pods per release of one app.
+    async fn ready(&self, namespace: &str, app: &str) -> BTreeMap<String, usize> {
+        let mut ready = BTreeMap::new();
+        for pod in self.pods(namespace).await {
+            let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+            let is = conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+            if is
+                && pod.metadata.deletion_timestamp.is_none()
+                && pod.labels().get("app").is_some_and(|l| l == app)
+            {
+                *ready.entry(pod.labels()[labels::REVISION].clone()).or_default() += 1;
+            }
+        }
+        ready
+    }
+
+    async fn remove(self) {
+        let meshes: Api<MeshConfig> = Api::all(self.client.clone());
+        meshes.delete(&self.mesh, &DeleteParams::default()).await.unwrap();
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        for name in self.namespaces.iter().chain([&self.system]) {
+            namespaces.delete(name, &DeleteParams::default()).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn namespaces_move_in_order_under_their_budgets_and_single_replicas_surge() {
+    let scene = Scene::new("u-order", &["a", "b"]).await;
+    let (a, b) = (scene.namespaces[0].clone(), scene.namespaces[1].clone());
+    scene.deployment(&a, "web", 3).await;
+    scene.budget(&a, "web", 2).await;
+    scene.deployment(&b, "lone", 1).await;
+    scene.want("0.2.0").await;
+    scene
+        .run(UpgradePhase::Complete, async |scene| {
+            let web = scene.ready(&a, "web").await;
+            assert!(web.values().sum::<usize>() >= 2, "{web:?}");
+            let lone = scene.ready(&b, "lone").await;
+            assert!(lone.values().sum::<usize>() >= 1, "{lone:?}");
+            if scene.revision(&b).await.as_deref() == Some("0.2.0") {
+                assert_eq!(web.keys().collect::<Vec<_>>(), ["0.2.0"], "b began before a was done");
+            }
+        })
+        .await;
+    assert_eq!(scene.ready(&a, "web").await, BTreeMap::from([("0.2.0".to_owned(), 3)]));
+    assert_eq!(scene.ready(&b, "lone").await, BTreeMap::from([("0.2.0".to_owned(), 1)]));
+    let deployments: Api<Deployment> = Api::namespaced(scene.client.clone(), &b);
+    let template = deployments.get("lone").await.unwrap().spec.unwrap().template.metadata.unwrap();
+    assert_eq!(template.annotations.unwrap()[labels::MOVED_TO], "0.2.0");
+    let web = Api::<Deployment>::namespaced(scene.client.clone(), &a).get("web").await.unwrap();
+    assert_eq!(web.metadata.generation, Some(1), "eviction leaves the template as its owner wrote it");
+    let control_plane: Api<Deployment> = Api::namespaced(scene.client.clone(), &scene.system);
+    assert!(control_plane.get_opt(&labels::controller_name("0.1.0")).await.unwrap().is_none());
+    let status = scene.status().await;
+    assert_eq!((status.progress.as_str(), status.waiting_on.as_str()), ("4/4 pods", ""));
+    assert!(status.steps.iter().all(|step| step.state == StepState::Done), "{:#?}", status.steps);
+    assert!(status.started.is_some() && status.finished.is_some());
+    let events: Api<Event> = Api::namespaced(scene.client.clone(), &a);
+    let events = events.list(&ListParams::default()).await.unwrap();
+    let evicted = events.iter().filter(|event| event.reason.as_deref() == Some("PodEvicted"));
+    assert!(
+        evicted.filter(|event| event.regarding.as_ref().unwrap().name.as_deref() == Some("web")).count() >= 1
+    );
+    // Once it is over, nothing begins again.
+    scene.pass().await;
+    assert_eq!(scene.status().await, status);
+    scene.remove().await;
+}
+
+#[tokio::test]
+async fn an_exhausted_budget_is_waited_for_and_the_api_server_would_refuse() {
+    let scene = Scene::new("u-budget", &["a"]).await;
+    let a = scene.namespaces[0].clone();
+    scene.deployment(&a, "web", 2).await;
+    scene.budget(&a, "web", 2).await;
+    let pods = scene.pods(&a).await;
+    scene.want("0.2.0").await;
+    until("the budget to be named", || async {
+        scene.pass().await;
+        scene.play().await;
+        let waiting = scene.status().await.waiting_on;
+        if waiting.contains("PodDisruptionBudget web") { Ok(()) } else { Err(waiting) }
+    })
+    .await;
+    // A plan made on an older look: the Eviction API answers 429.
+    let records: Api<MeshUpgrade> = Api::all(scene.client.clone());
+    let record = records.get(&scene.record_name()).await.unwrap();
+    let mesh = scene.get_mesh().await;
+    let gathered = upgrade::gather::gather(&scene.ctx, &mesh, &record, None).await.unwrap();
+    let evict = |uid: &str| upgrades::Action::Evict {
+        namespace: a.clone(),
+        workload: upgrades::facts::WorkloadId {
+            name: "web".to_owned(),
+            kind: upgrades::facts::Kind::Deployment,
+        },
+        pod: pods[0].name_any(),
+        uid: uid.to_owned(),
+        cost: upgrades::plan::Cost::Replica,
+    };
+    let execute = async |action| {
+        upgrade::execute::execute(&scene.ctx, &mesh, &record, &[action], &gathered).await.unwrap()
+    };
+    let refused = execute(evict(&pods[0].uid().unwrap())).await;
+    assert!(refused[0].contains("disruption budget"), "{refused:?}");
+    assert_eq!(scene.ready(&a, "web").await, BTreeMap::from([("0.1.0".to_owned(), 2)]));
+    scene.budget(&a, "web", 1).await;
+    // The pod that was seen is gone and another has its name: nothing happens to that one, and no budget is charged.
+    assert_eq!(execute(evict("another")).await, Vec::<String>::new());
+    assert_eq!(scene.ready(&a, "web").await, BTreeMap::from([("0.1.0".to_owned(), 2)]));
+    scene.run(UpgradePhase::Complete, async |_| {}).await;
+    scene.remove().await;
+}
+
+/// Polls a future so often and then drops it, as a kill would: whatever it was about to do is not done.
+async fn killed_after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = polls;
+    std::future::poll_fn(move |cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if left == 0 => Poll::Ready(None),
+        Poll::Pending => {
+            left -= 1;
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_operator_that_is_killed_in_the_middle_changes_only_the_time() {
+    let scene = Scene::new("u-crash", &["a", "b"]).await;
+    let (a, b) = (scene.namespaces[0].clone(), scene.namespaces[1].clone());
+    scene.deployment(&a, "web", 2).await;
+    scene.budget(&a, "web", 1).await;
+    scene.deployment(&b, "lone", 1).await;
+    scene.want("0.2.0").await;
+    let (mut polls, mut killed) = (0, 0);
+    loop {
+        polls = (polls + 5) % 61;
+        let mesh = scene.get_mesh().await;
+        let sidecars = AllInSync(scene.client.clone());
+        match killed_after(polls, upgrade::pass(&scene.ctx, &sidecars, &mesh)).await {
+            None => killed += 1,
+            Some(Err(error)) => panic!("{}", runtime::logging::chain(&error)),
+            Some(Ok(_)) => {}
+        }
+        for (namespace, app) in [(&a, "web"), (&b, "lone")] {
+            let ready = scene.ready(namespace, app).await;
+            assert!(ready.values().sum::<usize>() >= 1, "{app}: {ready:?}");
+        }
+        scene.play().await;
+        if scene.status().await.phase == Some(UpgradePhase::Complete) {
+            break;
+        }
+        assert!(killed < 2_000, "{:#?}", scene.status().await);
+    }
+    assert!(killed > 0);
+    assert_eq!(scene.ready(&a, "web").await, BTreeMap::from([("0.2.0".to_owned(), 2)]));
+    assert_eq!(scene.effective().await, "0.2.0");
+    scene.remove().await;
+}
+
+#[tokio::test]
+async fn an_abort_moves_everything_back_and_binds_until_the_version_is_edited() {
+    let scene = Scene::new("u-abort", &["a"]).await;
+    let a = scene.namespaces[0].clone();
+    scene.deployment(&a, "web", 3).await;
+    scene.want("0.2.0").await;
+    until("the first pod to have moved", || async {
+        scene.pass().await;
+        scene.play().await;
+        let ready = scene.ready(&a, "web").await;
+        if ready.contains_key("0.2.0") {
+            Ok(())
+        } else {
+            Err(format!("{ready:?} {:#?}", scene.status().await))
+        }
+    })
+    .await;
+    let records: Api<MeshUpgrade> = Api::all(scene.client.clone());
+    let abort: Patch<Value> = Patch::Merge(json!({"spec": {"abort": true}}));
+    records.patch(&scene.record_name(), &PatchParams::default(), &abort).await.unwrap();
+    scene.run(UpgradePhase::Aborted, async |_| {}).await;
+    assert_eq!(scene.ready(&a, "web").await, BTreeMap::from([("0.1.0".to_owned(), 3)]));
+    assert_eq!(scene.revision(&a).await.as_deref(), Some("0.1.0"));
+    scene.pass().await;
+    assert_eq!(scene.status().await.phase, Some(UpgradePhase::Aborted), "it does not begin again by itself");
+    // Back and forth: now it is wanted again.
+    scene.want("0.1.0").await;
+    scene.pass().await;
+    scene.want("0.2.0").await;
+    scene.run(UpgradePhase::Complete, async |_| {}).await;
+    scene.remove().await;
+}
+
+#[tokio::test]
+async fn a_release_that_cannot_be_begins_nothing() {
+    let scene = Scene::new("u-unknown", &["a"]).await;
+    scene.want("9.9.9").await;
+    scene.pass().await;
+    let records: Api<MeshUpgrade> = Api::all(client(None).await);
+    let records = records.list(&ListParams::default()).await.unwrap();
+    assert!(records.iter().all(|record| record.spec.mesh != scene.mesh));
+    assert_eq!(scene.revision(&scene.namespaces[0]).await.as_deref(), Some("0.1.0"));
+    scene.remove().await;
+}
