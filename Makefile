@@ -45,7 +45,7 @@ lint: ## Formatting and clippy, warnings denied
 
 .PHONY: generate
 generate: ## Write the generated files (crds/yaml)
-	@cargo run -q -p crds --example generate
+	@cargo run -q --example generate
 
 .PHONY: check-generated
 check-generated: generate ## Fail when a generated file is not up to date

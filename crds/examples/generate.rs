@@ -1,4 +1,4 @@
-//! Writes `crds/yaml/`: `cargo run -p crds --example generate`.
+//! Writes `crds/yaml/`: `make generate`.
 
 use std::{fs, path::Path};
 

@@ -178,7 +178,8 @@ impl Cluster {
             .spawn()?;
         let mut line = String::new();
         let stdout = child.stdout.take().context("kubectl has no standard output")?;
-        std::io::BufReader::new(stdout).read_line(&mut line)?;
+        let mut stdout = std::io::BufReader::new(stdout);
+        stdout.read_line(&mut line)?;
         let local = line
             .split_once("127.0.0.1:")
             .and_then(|(_, rest)| rest.split(' ').next())
@@ -187,7 +188,7 @@ impl Cluster {
             let _ = child.kill();
             bail!("kubectl port-forward to {namespace}/{service} said {line:?}");
         };
-        Ok(Forward { port, child })
+        Ok(Forward { port, child, _stdout: stdout })
     }
 }
 
@@ -197,6 +198,8 @@ pub struct Forward {
     /// The local port.
     pub port: u16,
     child: Child,
+    /// kubectl goes on writing to it, and would end if it were closed.
+    _stdout: std::io::BufReader<std::process::ChildStdout>,
 }
 
 impl Drop for Forward {

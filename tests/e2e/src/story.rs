@@ -69,6 +69,11 @@ impl Story {
         if known.contains("meshconfigs.meshwright.io") {
             stream(self.cluster.meshwright().args(["uninstall", "--yes"]))?;
         }
+        // Nobody waits for these pods' requests any more.
+        for namespace in NAMESPACES {
+            let mut pods = self.cluster.kubectl();
+            output(pods.args(["delete", "pods", "--all", "--grace-period=1", "--wait=false", "-n", namespace]))?;
+        }
         let mut delete = self.cluster.kubectl();
         delete.args(["delete", "namespace", "--ignore-not-found", "--wait=true", "git"]).args(NAMESPACES);
         output(&mut delete)?;

@@ -17,7 +17,7 @@ use e2e::cluster::Cluster;
 fn cluster() -> Cluster {
     let name = std::env::var("MESHWRIGHT_NODE_CLUSTER").expect(
         "MESHWRIGHT_NODE_CLUSTER names no cluster: run `make test-node`, or `tests/cluster/cluster up --tier node \
-         --name test && make images NAME=test && MESHWRIGHT_NODE_CLUSTER=test cargo test -p e2e -- --test-threads=1`",
+         --name test && make images NAME=test && MESHWRIGHT_NODE_CLUSTER=test cargo test --test node -- --test-threads=1`",
     );
     Cluster::named(&name).expect("the cluster runs")
 }
