@@ -153,7 +153,7 @@ impl Mesh {
             }
             Part::Policy(part) => self.policies.set(reference, part, object, &self.settings.namespace),
             Part::PolicySource(part) => {
-                self.policies.set_source(&reference, Some(part), &self.settings.namespace)
+                self.policies.set_source(&reference, Some(&part), &self.settings.namespace)
             }
         }
     }
@@ -173,7 +173,7 @@ impl Mesh {
                 what.extend(known.then(|| What::Namespace(name.clone())));
             }
             Kind::Pod => {
-                what.extend(space.map(|space| space.set_pod(namespace, name, None)).unwrap_or_default())
+                what.extend(space.map(|space| space.set_pod(namespace, name, None)).unwrap_or_default());
             }
             Kind::Service => {
                 what.extend(space.map(|space| space.set_service(namespace, name, None)).unwrap_or_default());
@@ -182,7 +182,7 @@ impl Mesh {
                 what.extend(space.map(|space| space.set_slice(namespace, name, None)).unwrap_or_default());
             }
             Kind::PolicySource => {
-                what.extend(self.policies.set_source(reference, None, &self.settings.namespace))
+                what.extend(self.policies.set_source(reference, None, &self.settings.namespace));
             }
             Kind::TrafficTarget
             | Kind::HTTPRouteGroup

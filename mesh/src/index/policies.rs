@@ -122,12 +122,12 @@ impl Policies {
     pub(super) fn set_source(
         &mut self,
         key: &ObjectRef,
-        part: Option<SourcePart>,
+        part: Option<&SourcePart>,
         system: &str,
     ) -> BTreeSet<What> {
         let name = (key.namespace.clone(), key.name.clone());
         let source = self.sources.entry(name.clone()).or_default();
-        let inventory = part.as_ref().and_then(|part| part.inventory.clone());
+        let inventory = part.and_then(|part| part.inventory.clone());
         if source.exists == part.is_some() && source.inventory == inventory {
             return BTreeSet::new();
         }

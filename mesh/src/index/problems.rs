@@ -81,53 +81,57 @@ fn split(mesh: &Mesh, key: &ObjectRef, part: &SplitPart, found: &mut BTreeSet<Pr
             found.insert(missing(key, "spec.matches", Kind::HTTPRouteGroup, name));
         }
     }
-    if part.matches.is_none() {
-        let others = mesh.policies.in_namespace(Kind::TrafficSplit, &key.namespace);
-        let first = others.take_while(|(other, _)| *other < key).find(
-            |(_, other)| matches!(other, PolicyPart::TrafficSplit(other) if other.root == part.root && other.matches.is_none()),
-        );
-        if let Some((other, _)) = first {
-            let message = format!(
-                "TrafficSplit {} already splits service {}; this one is ignored",
-                other.name, part.root
-            );
-            found.insert(Problem::new(key, "spec.service", Reason::Conflict, message));
-        }
+    let others = mesh.policies.in_namespace(Kind::TrafficSplit, &key.namespace);
+    let first = others.take_while(|(other, _)| *other < key).find(|(_, other)| {
+        matches!(other, PolicyPart::TrafficSplit(other) if other.root == part.root && other.matches.is_none())
+    });
+    if let (None, Some((other, _))) = (&part.matches, first) {
+        let message =
+            format!("TrafficSplit {} already splits service {}; this one is ignored", other.name, part.root);
+        found.insert(Problem::new(key, "spec.service", Reason::Conflict, message));
     }
-    let Some(root) = space.services.get(&part.root) else {
+    if !space.services.contains_key(&part.root) {
         let message = format!("there is no service {} in namespace {}", part.root, key.namespace);
         found.insert(Problem::new(key, "spec.service", Reason::NotFound, message));
         return;
+    }
+    for (name, weight) in &part.backends {
+        if *weight > 0 {
+            backend(mesh, key, space, &part.root, name, found);
+        }
+    }
+}
+
+/// Why a receiver of a split gets no calls.
+fn backend(
+    mesh: &Mesh,
+    key: &ObjectRef,
+    space: &Space,
+    root: &str,
+    name: &str,
+    found: &mut BTreeSet<Problem>,
+) {
+    let gone = |what: String| {
+        let message = format!("{what}; until then its share goes to the other backends");
+        Problem::new(key, "spec.backends", Reason::NotFound, message)
     };
-    for name in part.backends.iter().filter(|(_, weight)| **weight > 0).map(|(name, _)| name) {
-        let gone = |what: String| {
-            let message = format!("{what}; until then its share goes to the other backends");
-            Problem::new(key, "spec.backends", Reason::NotFound, message)
+    let Some(backend) = space.services.get(name) else {
+        found.insert(gone(format!("there is no service {name} in namespace {}; create it", key.namespace)));
+        return;
+    };
+    let root_ports = space.services.get(root).into_iter().flat_map(|service| &service.ports);
+    for (number, port) in root_ports {
+        match backend.ports.get(number) {
+            None => found.insert(gone(format!("service {name} has no port {number} as {root} has; add it"))),
+            Some(other) if other.protocol.is_http() != port.protocol.is_http() => {
+                let message = format!("port {number} of {name} speaks another protocol than that of {root}");
+                found.insert(Problem::new(key, "spec.backends", Reason::ProtocolConflict, message))
+            }
+            Some(_) => false,
         };
-        let Some(backend) = space.services.get(name) else {
-            found.insert(gone(format!(
-                "there is no service {name} in namespace {}; create it",
-                key.namespace
-            )));
-            continue;
-        };
-        for (number, port) in &root.ports {
-            match backend.ports.get(number) {
-                None => found.insert(gone(format!(
-                    "service {name} has no port {number} as {} has; add it",
-                    part.root
-                ))),
-                Some(other) if other.protocol.is_http() != port.protocol.is_http() => {
-                    let message =
-                        format!("port {number} of {name} speaks another protocol than that of {}", part.root);
-                    found.insert(Problem::new(key, "spec.backends", Reason::ProtocolConflict, message))
-                }
-                Some(_) => false,
-            };
-        }
-        if !mesh.takes_calls(space, name) {
-            found.insert(gone(format!("no pod with a sidecar is ready behind service {name}; start one")));
-        }
+    }
+    if !mesh.takes_calls(space, name) {
+        found.insert(gone(format!("no pod with a sidecar is ready behind service {name}; start one")));
     }
 }
 

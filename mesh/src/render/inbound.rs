@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::extensions::filters::listener as listener_filters;
 use envoy_types::pb::google::protobuf::Any;
 
 use super::http::{guard, manager, manager_filter, network_filter, route_match, routes};
-use super::outbound::original_dst;
+use super::outbound::{closed, original_dst};
 use super::wire::{Resources, any, no, number, seconds, socket_address};
 use super::{Context, http, rbac, tcp, tls};
 use crate::ingest::Protocol;
@@ -90,7 +90,8 @@ fn inbound_listener(context: Context<'_>) -> listener::Listener {
         filters.push(inspector);
     }
     if chains.is_empty() {
-        chains.push(nothing());
+        // Envoy wants a chain; this one is for a port that nobody can connect to.
+        chains.push(closed(1));
     }
     listener::Listener {
         name: "inbound".to_owned(),
@@ -155,19 +156,7 @@ fn filters(context: Context<'_>, port: u16, inbound: &InboundPort) -> Vec<listen
     let authorization = rbac::network(context, &inbound.access, &format!("tcp.{prefix}"));
     let authorization = authorization.map(|config| network_filter("envoy.filters.network.rbac", config));
     let app = BTreeMap::from([(APP.to_owned(), 1)]);
-    authorization.into_iter().chain([tcp::proxy(context, &prefix, &app)]).collect()
-}
-
-/// Envoy wants a chain. This one is for a port that nobody can connect to.
-fn nothing() -> listener::FilterChain {
-    listener::FilterChain {
-        name: "nothing".to_owned(),
-        filter_chain_match: Some(listener::FilterChainMatch {
-            destination_port: number(1),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
+    authorization.into_iter().chain([tcp::proxy(context, &prefix, &app, 1)]).collect()
 }
 
 /// Every request that is allowed goes to the application, for as long as it takes.

@@ -30,6 +30,9 @@ const MESH_PASSTHROUGH: &str = "meshpassthrough";
 /// memory, and clusters have their own.
 const STAT_PREFIX: &str = "outbound";
 
+/// Endpoints that a connection to a TCP service tries, for one may be gone before we hear of it.
+const ATTEMPTS: u32 = 3;
+
 pub(super) fn outbound(context: Context<'_>, resources: &mut Resources) {
     let outbound = &context.view.outbound;
     for (key, destination) in &outbound.destinations {
@@ -68,9 +71,11 @@ fn virtual_listener(context: Context<'_>, otherwise: &str) -> listener::Listener
     listener::Listener {
         name: "outbound".to_owned(),
         address: Some(socket_address("0.0.0.0", OUTBOUND_PORT)),
+        // A call to this very port would come back here for ever.
+        filter_chains: vec![closed(OUTBOUND_PORT)],
         default_filter_chain: Some(listener::FilterChain {
             name: otherwise.to_owned(),
-            filters: vec![tcp::proxy(context, otherwise, &to)],
+            filters: vec![tcp::proxy(context, otherwise, &to, 1)],
             ..Default::default()
         }),
         use_original_dst: yes(),
@@ -81,13 +86,25 @@ fn virtual_listener(context: Context<'_>, otherwise: &str) -> listener::Listener
     }
 }
 
+/// A chain for a port whose connections are closed: Envoy closes what has no filters.
+pub(super) fn closed(port: u16) -> listener::FilterChain {
+    listener::FilterChain {
+        name: "closed".to_owned(),
+        filter_chain_match: Some(listener::FilterChainMatch {
+            destination_port: number(u32::from(port)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
 fn service_listener(context: Context<'_>, name: &str, port: u16, service: &Service) -> listener::Listener {
     let filter = if service.protocol.is_http() {
         manager_filter(&manager(context, STAT_PREFIX, name, None))
     } else {
         let to =
             service.routes.iter().find(|route| route.matches.is_empty()).map(weights).unwrap_or_default();
-        tcp::proxy(context, STAT_PREFIX, &to)
+        tcp::proxy(context, STAT_PREFIX, &to, ATTEMPTS)
     };
     let mut addresses = service.addresses.iter().map(|address| socket_address(&address.to_string(), port));
     let first = addresses.next();

@@ -15,7 +15,7 @@ fn allowed(mesh: &mesh::Mesh, call: &Call) -> bool {
 fn an_http_rule_allows_its_requests_and_nothing_else() {
     let mesh = mesh(bookstore());
     let buyer = [("x-client", "buyer-7")];
-    let table: [(&str, &str, &str, &[(&str, &str)], bool); 12] = [
+    let table: [(&str, &str, &str, Headers<'_>, bool); 12] = [
         ("buyer", "GET", "/books", &[], true),
         ("buyer", "GET", "/books/12?sort=asc", &[], true),
         ("buyer", "HEAD", "/books", &[], true),

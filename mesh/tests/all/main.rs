@@ -1,5 +1,7 @@
 //! Tests of the mesh model: pure tables, goldens, properties, and real Envoys.
 #![allow(clippy::unwrap_used, missing_docs)]
+// Literals read better without a & before each.
+#![allow(clippy::needless_pass_by_value)]
 
 mod decide;
 mod envoy;

@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 
 pub const NS: &str = "shop";
 
+/// Names and values.
+pub type Headers<'a> = &'a [(&'a str, &'a str)];
+
 pub fn settings() -> Settings {
     let spec: MeshConfigSpec = serde_json::from_value(json!({"version": "0.1.0"})).unwrap();
     Settings::new("demo", &spec)

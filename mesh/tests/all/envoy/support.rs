@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::service::discovery::v3::Resource;
 use envoy_types::pb::google::protobuf::{Any, Struct, Value, value::Kind};
 use mesh::{ResourceType, Snapshot};
 use prost::{Message, Name};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, SanType};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -284,6 +284,9 @@ impl Identities {
     pub fn issue(&self, namespace: &str, account: &str) -> TempDir {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // A leaf with its root's name would look self-signed.
+        params.distinguished_name = DistinguishedName::new();
+        params.use_authority_key_identifier_extension = true;
         let id = crds::labels::spiffe_id("cluster.local", namespace, account);
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
@@ -310,7 +313,7 @@ impl Identities {
 /// A running Envoy; killed when dropped.
 pub struct Envoy {
     child: Child,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Envoy {
@@ -327,10 +330,10 @@ impl Envoy {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut envoy = Self { child, _folder: folder };
+        let mut envoy = Self { child, folder };
         let began = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", listens)).is_err() {
-            let log = std::fs::read_to_string(envoy._folder.path().join("log")).unwrap_or_default();
+            let log = std::fs::read_to_string(envoy.folder.path().join("log")).unwrap_or_default();
             assert!(envoy.child.try_wait().unwrap().is_none(), "Envoy {version} has ended: {log}");
             assert!(began.elapsed() < Duration::from_secs(30), "Envoy {version} does not listen: {log}");
             std::thread::sleep(Duration::from_millis(20));
@@ -343,5 +346,8 @@ impl Drop for Envoy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
+        }
     }
 }
