@@ -30,6 +30,11 @@ pub fn render(environment: &Environment, run: &Path) -> Value {
         // 4.3 times faster start at 1,000 clusters: most clusters of a mesh are never called by a given pod.
         "deferred_stat_options": { "enable_deferred_creation_stats": true },
         "overload_manager": overload_manager(),
+        "layered_runtime": { "layers": [{ "name": "meshwright", "static_layer": {
+            // By default Envoy refuses a whole route for an expression of more than 100 RE2 instructions, such as
+            // `/[a-z]{200}`. The controller bounds what it accepts of policies (ARCHITECTURE, bootstrap).
+            "re2.max_program_size.error_level": 32768,
+        } }] },
     })
 }
 

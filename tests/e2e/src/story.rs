@@ -72,7 +72,15 @@ impl Story {
         // Nobody waits for these pods' requests any more.
         for namespace in NAMESPACES {
             let mut pods = self.cluster.kubectl();
-            output(pods.args(["delete", "pods", "--all", "--grace-period=1", "--wait=false", "-n", namespace]))?;
+            output(pods.args([
+                "delete",
+                "pods",
+                "--all",
+                "--grace-period=1",
+                "--wait=false",
+                "-n",
+                namespace,
+            ]))?;
         }
         let mut delete = self.cluster.kubectl();
         delete.args(["delete", "namespace", "--ignore-not-found", "--wait=true", "git"]).args(NAMESPACES);
