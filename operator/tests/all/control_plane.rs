@@ -5,8 +5,8 @@
 use crds::{MeshConfig, labels};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Secret, Service};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
@@ -115,6 +115,18 @@ impl Scene {
         .await;
     }
 
+    /// Waits for an Event about the mesh.
+    async fn event(&self, reason: &str) {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), "default");
+        let about =
+            ListParams::default().fields(&format!("involvedObject.name={},reason={reason}", self.mesh));
+        until(&format!("an Event {reason}"), || async {
+            let found = api.list(&about).await.map_err(|error| error.to_string())?;
+            if found.items.is_empty() { Err("none".to_owned()) } else { Ok(()) }
+        })
+        .await;
+    }
+
     async fn generation(&self, deployment: &str) -> Option<i64> {
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), &self.system);
         api.get(deployment).await.unwrap().metadata.generation
@@ -178,6 +190,7 @@ async fn a_version_that_cannot_be_had_changes_nothing() {
     assert!(message.contains("0.1.0") && message.contains("0.2.0"), "{message}");
     assert_eq!(scene.effective().await, "0.1.0");
     assert_eq!(scene.generation(&name).await, before);
+    scene.event("UnknownVersion").await;
     assert_eq!(scene.labels_of("t-unknown-shop").await, (Some("t-unknown".into()), Some("0.1.0".into())));
     scene.patch(json!({"version": "0.1.0"})).await;
     scene.condition("t-unknown", "Ready", "True", "Succeeded").await;

@@ -1,4 +1,5 @@
 //! Tests of the operator against a real API server. They fail, with words, when there is none.
+#![allow(clippy::large_futures, reason = "each test awaits its scene once; boxing it would only hide the story")]
 
 mod cluster;
 mod control_plane;
