@@ -1,5 +1,8 @@
 //! The command as a person runs it: the built binary, its output and its exit code.
 
+// A helper of a test may fail as the test itself may.
+#![allow(clippy::unwrap_used)]
+
 mod api;
 mod offline;
 

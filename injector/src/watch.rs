@@ -86,7 +86,7 @@ async fn follow_config(
                     publish(&sender, settings);
                 }
                 Err(bad) => {
-                    tracing::warn!(mesh = config.name_any(), %bad, "MeshConfig cannot be used, keeping the last")
+                    tracing::warn!(mesh = config.name_any(), %bad, "MeshConfig cannot be used, keeping the last");
                 }
             },
             Ok(Event::Delete(config)) => {
