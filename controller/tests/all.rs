@@ -1,5 +1,8 @@
 //! The controller with real parts: Envoy, and an API server.
 
+// clippy.toml allows them in `#[test]` functions and `cfg(test)` modules only; this whole file is a test.
+#![allow(clippy::unwrap_used)]
+
 #[path = "all/api.rs"]
 mod api;
 #[path = "all/envoy.rs"]

@@ -115,7 +115,8 @@ impl Session {
 
     /// Takes a new state; returns what is to be sent now, in order.
     pub fn on_snapshot(&mut self, served: Arc<Served>) -> Vec<DeltaResponse> {
-        let old = std::mem::replace(&mut self.served, served.clone());
+        let old = std::mem::replace(&mut self.served, served);
+        let served = self.served.clone();
         let mut mark = |(kind, name): (ResourceType, Name)| {
             let state = &mut self.types[place(kind)];
             if state.subscribed && state.wants(&name) {
