@@ -108,7 +108,11 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signal(DRAIN).context("signal handlers")?;
     let settings = arguments.settings()?;
-    let client = kube::Client::try_default().await.context("no way to reach the Kubernetes API")?;
+    let mut config = kube::Config::infer().await.context("no way to reach the Kubernetes API")?;
+    // Reconcilers try again themselves, on new facts. By default the client repeats what was answered with 429 for
+    // minutes, and so it would an eviction that a budget refuses.
+    config.default_retry = false;
+    let client = kube::Client::try_from(config).context("no client for the Kubernetes API")?;
     let mut registry = Registry::default();
     let ctx = Context::new(client.clone(), settings, &mut registry, shutdown.clone());
     let identity = arguments.identity();

@@ -127,7 +127,8 @@ fn expected<T>(answer: Result<T, kube::Error>) -> Result<Done, kube::Error> {
     }
 }
 
-/// Evicts a pod, if it still is the one that was seen.
+/// Evicts a pod, if it still is the one that was seen. The client must not repeat requests by itself
+/// (`Config::default_retry`): an eviction that is refused now must not happen minutes later, on other facts.
 async fn evict(client: &Client, namespace: &str, pod: &str, uid: &str) -> Result<Done, kube::Error> {
     // The precondition below is checked after the budget was charged (seen on 1.20), which then stays charged for two
     // minutes; so a pod that is known to be another is not even asked about.

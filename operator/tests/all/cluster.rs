@@ -38,6 +38,7 @@ pub async fn client(user: Option<&str>) -> Client {
     let file = Kubeconfig::read_from(kubeconfig()).expect("a kubeconfig");
     let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
     config.auth_info.impersonate = user.map(str::to_owned);
+    config.default_retry = false; // as the daemon has it
     Client::try_from(config).unwrap()
 }
 

@@ -1,5 +1,10 @@
 //! Tests of the operator against a real API server. They fail, with words, when there is none.
-#![allow(clippy::large_futures, reason = "each test awaits its scene once; boxing it would only hide the story")]
+#![allow(
+    clippy::large_futures,
+    reason = "each test awaits its scene once; boxing it would only hide the story"
+)]
+
+#![allow(clippy::unwrap_used)] // A test binary: a helper that fails should fail the test.
 
 mod cluster;
 mod control_plane;
