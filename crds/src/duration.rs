@@ -53,7 +53,9 @@ mod tests {
 
     #[test]
     fn refuses_everything_else() {
-        for text in ["", "5", "-5s", "1.5h", "h", "5d", "99999999999999999999s", "18446744073709551615h", "5s "] {
+        for text in
+            ["", "5", "-5s", "1.5h", "h", "5d", "99999999999999999999s", "18446744073709551615h", "5s "]
+        {
             assert!(parse(text).is_err(), "{text:?}");
         }
     }

@@ -23,8 +23,8 @@ pub use mesh_policy::{MeshPolicy, MeshPolicySpec};
 pub use mesh_upgrade::{MeshUpgrade, MeshUpgradeSpec};
 pub use policy_source::{PolicySource, PolicySourceSpec};
 pub use smi::{
-    HTTPRouteGroup, HTTPRouteGroupSpec, TCPRoute, TCPRouteSpec, TrafficSplit, TrafficSplitSpec, TrafficTarget,
-    TrafficTargetSpec,
+    HTTPRouteGroup, HTTPRouteGroupSpec, TCPRoute, TCPRouteSpec, TrafficSplit, TrafficSplitSpec,
+    TrafficTarget, TrafficTargetSpec,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

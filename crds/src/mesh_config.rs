@@ -359,7 +359,11 @@ pub struct PolicySourceSummary {
 
 impl Default for CertificateAuthority {
     fn default() -> Self {
-        Self { provider: CaProvider::default(), workload_ttl: default_workload_ttl(), root_ttl: default_root_ttl() }
+        Self {
+            provider: CaProvider::default(),
+            workload_ttl: default_workload_ttl(),
+            root_ttl: default_root_ttl(),
+        }
     }
 }
 

@@ -1,3 +1,5 @@
+#![allow(clippy::needless_pass_by_value, reason = "facts of a test are made where they are given")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::Deployment;

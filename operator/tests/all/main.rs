@@ -3,7 +3,6 @@
     clippy::large_futures,
     reason = "each test awaits its scene once; boxing it would only hide the story"
 )]
-
 #![allow(clippy::unwrap_used)] // A test binary: a helper that fails should fail the test.
 
 mod cluster;

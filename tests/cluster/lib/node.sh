@@ -171,14 +171,14 @@ start_dns() {
   kube apply -f - >/dev/null <<END
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
-metadata: {name: meshwright:dns}
+metadata: {name: local:dns}
 rules: [{apiGroups: [""], resources: [services, endpoints], verbs: [list, watch]}]
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
-metadata: {name: meshwright:dns}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: meshwright:dns}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: meshwright:dns}]
+metadata: {name: local:dns}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: local:dns}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: local:dns}]
 ---
 apiVersion: v1
 kind: Service

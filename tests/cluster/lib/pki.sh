@@ -67,7 +67,7 @@ make_pki() {
   make_client scheduler "/CN=system:kube-scheduler"
   make_client kubelet "/O=system:nodes/CN=system:node:$NAME"
   make_client proxy "/CN=system:kube-proxy"
-  make_client dns "/CN=meshwright:dns"
+  make_client dns "/CN=local:dns"
   # RSA, because that is what nearly every real cluster signs its tokens with.
   if [ ! -s "$PKI/sa.pub" ]; then
     openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 2>/dev/null | write_file "$PKI/sa.key" 0600
