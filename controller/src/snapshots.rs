@@ -25,8 +25,6 @@ use owner::Owner;
 
 mod owner;
 mod pods;
-#[cfg(test)]
-mod tests;
 
 /// Changes that may be queued before the watches are held back.
 const QUEUE: usize = 4096;

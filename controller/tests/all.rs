@@ -7,5 +7,7 @@
 mod api;
 #[path = "all/envoy.rs"]
 mod envoy;
+#[path = "all/snapshots.rs"]
+mod snapshots;
 #[path = "all/support.rs"]
 mod support;

@@ -53,6 +53,8 @@ pub(super) struct Owner {
     undecodable: BTreeMap<ObjectRef, Problem>,
     settings_problem: Option<ProblemReport>,
     last_id: u64,
+    /// Whether audiences or what they are served changed since it was last described.
+    regrouped: bool,
 }
 
 impl Owner {
@@ -74,6 +76,7 @@ impl Owner {
             undecodable: BTreeMap::new(),
             settings_problem: None,
             last_id: 0,
+            regrouped: false,
         }
     }
 
@@ -177,7 +180,7 @@ impl Owner {
         group.streams.remove(&id);
         if group.streams.is_empty() {
             self.groups.remove(audience);
-            self.pool.sweep();
+            self.regrouped = true;
         }
     }
 
@@ -191,7 +194,6 @@ impl Owner {
         for (id, audience) in self.moved(&mesh, what) {
             self.place(&mesh, id, audience);
         }
-        let mut published = false;
         for (audience, group) in &mut self.groups {
             if !concerns(&group.served, what) {
                 continue;
@@ -199,15 +201,12 @@ impl Owner {
             self.metrics.renders.inc();
             let snapshot = (self.compute)(&mesh, audience);
             let Some(next) = group.served.next(snapshot, &mut self.pool) else { continue };
-            published = true;
+            self.regrouped = true;
             self.metrics.published.inc();
             group.served = Arc::new(next);
             for stream in group.streams.iter().filter_map(|id| self.streams.get(id)) {
                 stream.out.send_replace(group.served.clone());
             }
-        }
-        if published {
-            self.pool.sweep();
         }
     }
 
@@ -247,6 +246,7 @@ impl Owner {
             let snapshot = (self.compute)(mesh, audience);
             let served = Arc::new(Served::first(snapshot, &mut self.pool));
             self.groups.insert(audience.clone(), Group { served, streams: BTreeSet::new() });
+            self.regrouped = true;
         }
         let group = self
             .groups
@@ -291,13 +291,17 @@ impl Owner {
         *self.shared.problems.write() = Arc::new(reports);
     }
 
-    fn describe(&self) {
+    /// Shows what is served now, and forgets the bytes that nobody is served any more.
+    fn describe(&mut self) {
+        if !std::mem::take(&mut self.regrouped) {
+            return;
+        }
+        let groups = self.groups.iter().map(|(audience, group)| (audience.clone(), group.served.clone()));
+        *self.shared.groups.write() = groups.collect();
+        self.pool.sweep();
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.metrics.audiences.set(count(self.groups.len()));
         self.metrics.resources.set(count(self.pool.len()));
-        let groups =
-            self.groups.iter().map(|(audience, group)| (audience.clone(), group.served.clone())).collect();
-        *self.shared.groups.write() = groups;
     }
 }
 

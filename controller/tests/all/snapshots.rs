@@ -1,0 +1,169 @@
+//! The owner of the mesh: what is computed for whom, and who is told. Counted, not timed.
+
+use std::sync::Arc;
+
+use controller::daemon::empty_mesh;
+use controller::metrics::Metrics;
+use controller::snapshots::{Feed, Input, PodRef, Snapshots};
+use mesh::{Kind, Object, ObjectRef, Problem, Reason, ResourceType};
+use serde_json::json;
+
+use crate::support::{options, pod_value, shop, slice, until_true};
+
+struct World {
+    snapshots: Snapshots,
+    metrics: Metrics,
+}
+
+impl World {
+    async fn new(objects: Vec<Object>) -> Self {
+        let metrics = Metrics::default();
+        let snapshots = Snapshots::start(empty_mesh(&options()).unwrap(), metrics.clone()).unwrap();
+        let world = Self { snapshots, metrics };
+        for object in objects {
+            world.apply(object).await;
+        }
+        world
+    }
+
+    async fn synced(objects: Vec<Object>) -> Self {
+        let world = Self::new(objects).await;
+        world.snapshots.send(Input::Synced).await;
+        world
+    }
+
+    async fn apply(&self, object: Object) {
+        self.snapshots.send(Input::Apply(Box::new(object))).await;
+    }
+
+    /// Everything sent so far has been handled.
+    async fn settled(&self) {
+        // The queue keeps its order: an answered stream comes after all that was sent before.
+        drop(self.feed("bookstore-1").await);
+        until_true("the stream has left", || self.snapshots.audiences().len() < 3).await;
+    }
+
+    async fn feed(&self, pod: &str) -> Feed {
+        self.feed_of(pod, &format!("uid-{pod}")).await.expect("the mesh lives")
+    }
+
+    async fn feed_of(&self, pod: &str, uid: &str) -> Option<Feed> {
+        let pod = PodRef { namespace: "shop".to_owned(), name: pod.to_owned(), uid: uid.to_owned() };
+        self.snapshots.attach(pod).await
+    }
+}
+
+fn pod(name: &str, account: &str) -> Object {
+    serde_json::from_value::<k8s_openapi::api::core::v1::Pod>(pod_value(name, account, account))
+        .unwrap()
+        .into()
+}
+
+#[tokio::test]
+async fn nobody_is_served_before_everything_is_known() {
+    let world = World::new(shop()).await;
+    let mut early = std::pin::pin!(world.feed("buyer-1"));
+    assert!(futures::poll!(&mut early).is_pending());
+    // The queue keeps its order: when this pod is known, the stream has been looked at.
+    world.apply(pod("later", "buyer")).await;
+    until_true("the queue is empty", || world.snapshots.pod("shop", "later").is_some()).await;
+    assert!(futures::poll!(&mut early).is_pending(), "served too early");
+    assert_eq!(world.metrics.renders.get(), 0);
+    world.snapshots.send(Input::Synced).await;
+    assert_eq!(early.await.facts.service_account, "buyer");
+}
+
+#[tokio::test]
+async fn replicas_share_one_computation_and_its_bytes() {
+    let mut objects = shop();
+    objects.push(pod("buyer-2", "buyer"));
+    let world = World::synced(objects).await;
+    let (one, two) = (world.feed("buyer-1").await, world.feed("buyer-2").await);
+    assert!(Arc::ptr_eq(&one.served.borrow(), &two.served.borrow()));
+    assert_eq!(world.metrics.renders.get(), 1);
+}
+
+#[tokio::test]
+async fn endpoints_concern_only_those_who_hold_the_service() {
+    let mut objects = shop();
+    objects.push(pod("thief-1", "thief"));
+    let world = World::synced(objects).await;
+    let (mut buyer, thief) = (world.feed("buyer-1").await, world.feed("thief-1").await);
+    let before = world.metrics.renders.get();
+    world.apply(slice(&["10.8.0.1", "10.8.0.2"])).await;
+    buyer.served.changed().await.unwrap();
+    assert_eq!(world.metrics.renders.get() - before, 1, "one audience");
+    assert!(!thief.served.has_changed().unwrap());
+    let changed = buyer.served.borrow().changed().to_vec();
+    assert_eq!(changed, [(ResourceType::Endpoint, "out|shop|bookstore|80".into())], "one resource");
+}
+
+#[tokio::test]
+async fn what_changes_nothing_wakes_nobody() {
+    let world = World::synced(shop()).await;
+    let buyer = world.feed("buyer-1").await;
+    let before = world.metrics.renders.get();
+    for object in shop() {
+        world.apply(object).await;
+    }
+    world.settled().await;
+    assert!(!buyer.served.has_changed().unwrap());
+    assert_eq!(world.metrics.renders.get() - before, 1, "that of the stream which settled() opened");
+}
+
+#[tokio::test]
+async fn a_pod_that_is_not_known_yet_is_waited_for_and_an_older_one_of_that_name_does_not_count() {
+    let world = World::synced(shop()).await;
+    let waiting = world.feed_of("buyer-1", "uid-of-a-newer-pod");
+    let newer = async {
+        let mut value = pod_value("buyer-1", "buyer", "buyer");
+        value["metadata"]["uid"] = json!("uid-of-a-newer-pod");
+        world.apply(serde_json::from_value::<k8s_openapi::api::core::v1::Pod>(value).unwrap().into()).await;
+    };
+    let (feed, ()) = tokio::join!(waiting, newer);
+    assert_eq!(feed.unwrap().facts.uid, "uid-of-a-newer-pod");
+}
+
+#[tokio::test]
+async fn an_audience_ends_with_its_last_stream() {
+    let world = World::synced(shop()).await;
+    let feed = world.feed("buyer-1").await;
+    until_true("it is there", || world.metrics.audiences.get() == 1 && world.metrics.resources.get() > 0)
+        .await;
+    drop(feed);
+    until_true("it is gone, and its bytes too", || {
+        world.metrics.audiences.get() == 0 && world.metrics.resources.get() == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn another_mode_is_another_audience_for_the_same_stream() {
+    let world = World::synced(shop()).await;
+    let mut feed = world.feed("bookstore-1").await;
+    let policy = json!({
+        "apiVersion": "meshwright.io/v1alpha1", "kind": "MeshPolicy",
+        "metadata": {"name": "open", "namespace": "shop"}, "spec": {"mtls": "Permissive"},
+    });
+    world.apply(serde_json::from_value::<crds::MeshPolicy>(policy).unwrap().into()).await;
+    feed.served.changed().await.unwrap();
+    let audiences = world.snapshots.audiences();
+    assert_eq!(audiences.len(), 1, "it left the old one");
+    assert_eq!(audiences[0].0.mtls.0, crds::mesh_config::Mtls::Permissive);
+}
+
+#[tokio::test]
+async fn an_undecodable_object_is_reported_until_it_is_good_or_gone() {
+    let world = World::synced(shop()).await;
+    let reference = ObjectRef::new(Kind::TrafficTarget, "shop", "buy");
+    let problem = Problem::new(&reference, "", Reason::Incomplete, "unreadable");
+    let feed = world.feed("buyer-1").await;
+    world.snapshots.send(Input::Undecodable(problem.clone())).await;
+    until_true("it is reported", || world.snapshots.problems().iter().any(|p| p.name == "buy")).await;
+    assert!(!feed.served.has_changed().unwrap(), "its last good version stays in force");
+    world.apply(shop().pop().unwrap()).await;
+    until_true("it is good", || world.snapshots.problems().iter().all(|p| p.name != "buy")).await;
+    world.snapshots.send(Input::Undecodable(problem)).await;
+    world.snapshots.send(Input::Delete(reference)).await;
+    until_true("it is gone", || world.snapshots.problems().iter().all(|p| p.name != "buy")).await;
+}
