@@ -9,7 +9,8 @@
 use std::collections::BTreeSet;
 
 use crds::mesh_config::Approval;
-use crds::{MeshConfig, labels};
+use crds::mesh_upgrade::UpgradePhase;
+use crds::{MeshConfig, MeshUpgrade, labels};
 use upgrades::Catalogue;
 
 use super::facts::Facts;
@@ -67,6 +68,22 @@ fn uses(mesh: &str, facts: &Facts) -> BTreeSet<String> {
     namespaces.chain(pods).chain(sidecars).filter(|version| !version.is_empty()).cloned().collect()
 }
 
+/// Releases that an upgrade may still go back to: they stay until its record says that it retires them, even when
+/// nothing runs on them any more, since a soak is only worth something while there is a way back.
+fn ways_back(facts: &Facts) -> impl Iterator<Item = String> {
+    let open = |upgrade: &&MeshUpgrade| match upgrade.status.as_ref().and_then(|status| status.phase) {
+        None | Some(UpgradePhase::Retiring | UpgradePhase::Complete | UpgradePhase::Aborted) => false,
+        Some(
+            UpgradePhase::AwaitingApproval
+            | UpgradePhase::ControlPlane
+            | UpgradePhase::Moving
+            | UpgradePhase::Paused
+            | UpgradePhase::Aborting,
+        ) => true,
+    };
+    facts.upgrades.iter().filter(open).map(|upgrade| upgrade.spec.from.clone())
+}
+
 /// Decides. Everything comes from observation but the release in effect, which status remembers.
 #[must_use]
 pub fn decide(mesh: &MeshConfig, name: &str, facts: &Facts, catalogue: &Catalogue) -> Revisions {
@@ -82,7 +99,7 @@ pub fn decide(mesh: &MeshConfig, name: &str, facts: &Facts, catalogue: &Catalogu
         Verdict::Accepted => vec![effective.clone(), desired.to_owned()],
         _ => vec![effective.clone()],
     };
-    let all = wanted.into_iter().filter(|version| !version.is_empty()).chain(used);
+    let all = wanted.into_iter().filter(|version| !version.is_empty()).chain(used).chain(ways_back(facts));
     let (build, keep) = all.partition(|version| catalogue.get(version).is_ok());
     Revisions { verdict, effective, build, keep }
 }

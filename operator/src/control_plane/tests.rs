@@ -143,6 +143,23 @@ fn manual_approval_and_abort_hold_the_new_release_back() {
 }
 
 #[test]
+fn the_way_back_stays_until_the_upgrade_retires_it() {
+    let build = |phase: &str| {
+        let spec = json!({"mesh": "m", "from": "0.1.0", "to": "0.2.0"});
+        let mut upgrade = MeshUpgrade::new("m-0-1-0-to-0-2-0", serde_json::from_value(spec).unwrap());
+        upgrade.status = Some(serde_json::from_value(json!({"phase": phase})).unwrap());
+        let mut facts =
+            Facts { upgrades: vec![upgrade], pods: vec![pod("p", "0.2.0")], ..Default::default() };
+        ready(&mut facts, "0.2.0");
+        decide(&mesh("m", "0.2.0", "0.1.0"), facts).revisions
+    };
+    let soaking = build("Moving");
+    assert_eq!((soaking.effective.as_str(), &soaking.build), ("0.2.0", &set(&["0.1.0", "0.2.0"])));
+    let retiring = build("Retiring");
+    assert_eq!((retiring.effective.as_str(), &retiring.build), ("0.2.0", &set(&["0.2.0"])));
+}
+
+#[test]
 fn a_namespace_joins_when_the_injector_of_its_revision_answers() {
     let mut mesh = mesh("m", "0.1.0", "0.1.0");
     mesh.spec.watched_namespaces.names = vec!["shop".into(), "nowhere".into(), "kube-system".into()];
