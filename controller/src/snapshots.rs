@@ -86,6 +86,8 @@ pub struct Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
+        // Let go of the state first: the owner forgets bytes when it hears of the end.
+        self.served = watch::channel(Arc::default()).1;
         let (inputs, id) = (self.inputs.clone(), self.id);
         // The queue may be full just now; the stream's end must not be lost.
         if let Err(mpsc::error::TrySendError::Full(input)) = inputs.try_send(Input::Detach(id))

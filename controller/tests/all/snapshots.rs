@@ -147,9 +147,11 @@ async fn another_mode_is_another_audience_for_the_same_stream() {
     });
     world.apply(serde_json::from_value::<crds::MeshPolicy>(policy).unwrap().into()).await;
     feed.served.changed().await.unwrap();
-    let audiences = world.snapshots.audiences();
-    assert_eq!(audiences.len(), 1, "it left the old one");
-    assert_eq!(audiences[0].0.mtls.0, crds::mesh_config::Mtls::Permissive);
+    until_true("it is in the new audience only", || {
+        let audiences = world.snapshots.audiences();
+        audiences.len() == 1 && audiences[0].0.mtls.0 == crds::mesh_config::Mtls::Permissive
+    })
+    .await;
 }
 
 #[tokio::test]
