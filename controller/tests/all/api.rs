@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use controller::daemon::{Daemon, Options};
+use controller::daemon::{Daemon, Options, empty_mesh};
 use controller::snapshots::{Feed, PodRef};
 use crds::labels;
 use futures::FutureExt;
@@ -24,7 +24,7 @@ use runtime::https::{self, Limits, Peer};
 use runtime::shutdown::Shutdown;
 use serde_json::{Value, json};
 
-use crate::support::{root, until, until_true};
+use crate::support::{options, root, until, until_true};
 
 const VARIABLE: &str = "MESHWRIGHT_TEST_KUBECONFIG";
 const SERVICE: &str = "meshwright-controller-0-1-0";
@@ -88,8 +88,11 @@ impl World {
         let world = Self {
             admin,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            daemon: controller::snapshots::Snapshots::start(mesh_of(&mesh, &system), Default::default())
-                .unwrap(),
+            daemon: controller::snapshots::Snapshots::start(
+                empty_mesh(&options_of(&mesh, &system)).unwrap(),
+                Default::default(),
+            )
+            .unwrap(),
             shutdown: Shutdown::default(),
             mesh,
             system,
@@ -128,13 +131,7 @@ impl World {
 
     async fn run(mut self) -> Self {
         let user = format!("system:serviceaccount:{}:{SERVICE}", self.system);
-        let options = Options {
-            mesh: self.mesh.clone(),
-            namespace: self.system.clone(),
-            revision: "0.1.0".to_owned(),
-            cluster_domain: "cluster.local".to_owned(),
-            replica: "controller-1".to_owned(),
-        };
+        let options = options_of(&self.mesh, &self.system);
         let daemon = Daemon::start(&client(Some(&user)).await, &options, &self.shutdown).unwrap();
         let (snapshots, readiness) = (daemon.snapshots.clone(), daemon.readiness.clone());
         let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
@@ -273,15 +270,8 @@ impl World {
     }
 }
 
-fn mesh_of(mesh: &str, namespace: &str) -> mesh::Mesh {
-    let options = Options {
-        mesh: mesh.to_owned(),
-        namespace: namespace.to_owned(),
-        revision: "0.1.0".to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        replica: String::new(),
-    };
-    controller::daemon::empty_mesh(&options).unwrap()
+fn options_of(mesh: &str, namespace: &str) -> Options {
+    Options { mesh: mesh.to_owned(), namespace: namespace.to_owned(), ..options() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
