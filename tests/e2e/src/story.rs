@@ -363,7 +363,10 @@ impl Story {
     }
 
     /// Version of the Envoy in the sidecar of a pod of the store.
-    fn envoy_version(&self) -> anyhow::Result<String> {
+    ///
+    /// # Errors
+    /// When no pod is ready, and as kubectl says.
+    pub fn envoy_version(&self) -> anyhow::Result<String> {
         let pod = self.cluster.pod("bookstore", "bookstore")?;
         let text = self.cluster.exec("bookstore", &pod, "meshwright-proxy", &["envoy", "--version"])?;
         // "envoy  version: <commit>/1.38.3/Clean/RELEASE/BoringSSL"

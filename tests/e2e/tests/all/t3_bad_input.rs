@@ -43,7 +43,7 @@ fn an_unknown_version_changes_nothing_and_names_the_known_ones() {
             story.cluster.patch(&["meshconfig", MESH], &json!({"spec": {"version": before}})).unwrap();
         }
     }
-    mesh_says(&story.cluster, MESH, "Ready", "");
+    mesh_says(&story.cluster, MESH, "Ready", "Succeeded");
     still_works(&story);
 }
 

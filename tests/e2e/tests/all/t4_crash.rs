@@ -11,7 +11,7 @@ use e2e::story::Story;
 fn an_upgrade_survives_killed_operators_and_drops_no_request() {
     let mut story = Story::new(crate::cluster()).unwrap();
     let follower = story.start_load().unwrap();
-    story.summary.envoy_from = "0".to_owned();
+    story.summary.envoy_from = story.envoy_version().unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let killer = std::thread::spawn({
         let (cluster, done) = (story.cluster.clone(), Arc::clone(&done));
