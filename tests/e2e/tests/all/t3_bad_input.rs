@@ -82,7 +82,11 @@ fn refused_commit(story: &Story, clone: &Clone, file: &str, content: &str) -> Va
     .unwrap();
     assert_eq!(applied(&object), before, "the last good commit stays in force");
     still_works(story);
-    clone.commit(&[(file, None)], "Take it back").unwrap();
+    let back = clone.commit(&[(file, None)], "Take it back").unwrap();
+    until("the commit without it to be applied", MINUTE, || {
+        Ok((applied(&source()?) == back.as_str()).then_some(()))
+    })
+    .unwrap();
     object
 }
 
