@@ -3,9 +3,11 @@
 //! ```text
 //!  apply ──▶ ingest ──▶ space.rs     pods, services and slices of one namespace, and who is behind a service
 //!                  └──▶ policies.rs  policy objects, the seal of each Git source, what is in force
-//!            mode.rs: MeshPolicies        problems.rs: everything wrong, on demand
+//!            mode.rs: MeshPolicies        claims.rs: whose an address is
+//!                   problems.rs: everything wrong, on demand
 //! ```
 
+mod claims;
 mod mode;
 mod policies;
 mod problems;
@@ -20,6 +22,7 @@ use crate::ingest::{Part, PodPart, Protocol, ingest};
 use crate::object::{Kind, Object, ObjectRef};
 use crate::problem::Problem;
 use crate::settings::Settings;
+use claims::Claims;
 pub(crate) use policies::Policies;
 pub(crate) use space::Space;
 
@@ -34,6 +37,7 @@ pub struct Mesh {
     spaces: BTreeMap<String, Space>,
     policies: Policies,
     refused: BTreeMap<ObjectRef, Problem>,
+    claims: Claims,
 }
 
 /// What a call changed.
@@ -79,8 +83,8 @@ pub enum What {
         /// Name of the service.
         service: String,
     },
-    /// The policies in force in a namespace.
-    Policies(String),
+    /// A policy that is or was in force.
+    Policy(ObjectRef),
     /// Only what [`Mesh::problems`] says.
     Problems,
 }
@@ -89,7 +93,13 @@ impl Mesh {
     /// An empty mesh.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, spaces: BTreeMap::new(), policies: Policies::default(), refused: BTreeMap::new() }
+        Self {
+            settings,
+            spaces: BTreeMap::new(),
+            policies: Policies::default(),
+            refused: BTreeMap::new(),
+            claims: Claims::default(),
+        }
     }
 
     /// The settings in force.
@@ -146,7 +156,10 @@ impl Mesh {
                 self.spaces.entry(namespace.clone()).or_default().set_pod(namespace, name, Some(part))
             }
             Part::Service(part) => {
-                self.spaces.entry(namespace.clone()).or_default().set_service(namespace, name, Some(part))
+                let mut what = self.claims.set(namespace, name, Some(&part));
+                let space = self.spaces.entry(namespace.clone()).or_default();
+                what.extend(space.set_service(namespace, name, Some(part)));
+                what
             }
             Part::EndpointSlice(part) => {
                 self.spaces.entry(namespace.clone()).or_default().set_slice(namespace, name, Some(part))
@@ -176,6 +189,7 @@ impl Mesh {
                 what.extend(space.map(|space| space.set_pod(namespace, name, None)).unwrap_or_default());
             }
             Kind::Service => {
+                what.extend(self.claims.set(namespace, name, None));
                 what.extend(space.map(|space| space.set_service(namespace, name, None)).unwrap_or_default());
             }
             Kind::EndpointSlice => {

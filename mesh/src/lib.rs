@@ -10,6 +10,7 @@
 //! * [`Mesh`]: all parts, and the seal of each Git source (DESIGN, rule 3). Synchronous, no IO.
 //! * [`view()`]: every decision, for one [`Audience`], in the words of the mesh.
 //! * [`render()`]: the view as Envoy resources. Takes no decision.
+//! * [`Incremental`]: the same for many audiences, computing only what a change touches.
 //! * [`decide()`]: the same model, asked about one call; names the object that says so.
 //!
 //! Pure: no sockets, no clock, no randomness. The same objects in any order give the same bytes. Everything of ours
@@ -17,6 +18,7 @@
 
 pub mod audience;
 pub mod decide;
+pub mod incremental;
 pub mod index;
 pub mod ingest;
 pub mod object;
@@ -28,6 +30,7 @@ pub mod view;
 
 pub use audience::{Audience, NotOurs, PodFacts};
 pub use decide::{Call, Verdict, decide};
+pub use incremental::{Delta, Incremental, Work};
 pub use index::{Changed, Mesh, What};
 pub use object::{Kind, Object, ObjectRef};
 pub use problem::{Problem, Reason};

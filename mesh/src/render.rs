@@ -7,6 +7,9 @@
 //!  tls.rs       identities                                    log.rs  access log       wire.rs  encoding
 //! ```
 //!
+//! Each resource is rendered from one small part of the view ([`piece`] for what belongs to one service), so that a
+//! change renders only what it touches.
+//!
 //! Everything here is understood by Envoy 1.36 to 1.40. The names of resources are a contract: docs/ARCHITECTURE.md.
 
 mod http;
@@ -19,7 +22,7 @@ mod tls;
 mod wire;
 
 use crate::snapshot::{ResourceType, Snapshot};
-use crate::view::View;
+use crate::view::{Destination, Service, ServicePort, View};
 use wire::Resources;
 
 /// Where a sidecar keeps its secrets (docs/ARCHITECTURE.md, "Secrets inside the pod").
@@ -43,6 +46,30 @@ pub fn render_with(view: &View, secrets: &str) -> Snapshot {
         snapshot.resources.entry(kind).or_default();
     }
     snapshot
+}
+
+/// A part of a view, which is rendered as it would be with the whole. It may use nothing of `base` but what every
+/// audience's view begins with.
+#[derive(Clone, Copy)]
+pub(crate) enum Piece<'a> {
+    /// A service that is dialed: listener and routes.
+    Dialed(&'a ServicePort, &'a Service),
+    /// A receiver, without its endpoints.
+    Cluster(&'a ServicePort, &'a Destination),
+    /// The endpoints of a receiver.
+    Endpoints(&'a ServicePort, &'a Destination),
+}
+
+/// Renders a part of a view.
+pub(crate) fn piece(base: &View, piece: Piece<'_>) -> Snapshot {
+    let context = Context { view: base, secrets: SECRETS };
+    let mut resources = Resources::default();
+    match piece {
+        Piece::Dialed(key, service) => outbound::dialed(context, key, service, &mut resources),
+        Piece::Cluster(key, destination) => outbound::cluster(context, key, destination, &mut resources),
+        Piece::Endpoints(key, destination) => outbound::endpoints(key, destination, &mut resources),
+    }
+    resources.snapshot()
 }
 
 /// What every part of a snapshot may need.

@@ -1,13 +1,23 @@
 //! What one audience may do: every decision, in the words of the mesh.
 //!
 //! ```text
-//!  outbound.rs  which services it can call, how, and where the calls go (TrafficSplits)
-//!  inbound.rs   who may do what at its ports (TrafficTargets)
+//!  view(audience) = rest(audience)                  inbound.rs: who may do what at its ports (TrafficTargets); and
+//!                                                   everything else that is not about one service that it calls
+//!                 + dialed(service, sight)          outbound.rs: for every service, if and how it can be called,
+//!                                                   and where the calls go (TrafficSplits)
+//!                 + destination(receiver, sight)    outbound.rs: the pods behind each receiver of those
 //! ```
+//! A [`Sight`] is all of a caller that matters at one service. The last two are given nothing else of the caller, so
+//! callers with the same sight share what is computed and rendered, and [`crate::Incremental`] computes only what a
+//! change touches. Which change touches what is said in `touch.rs`: a part that begins to depend on something new
+//! must say so there (`tests/all/incremental.rs` finds what was forgotten).
 
 mod inbound;
 mod outbound;
+mod touch;
 mod types;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use types::{
     Access, Destination, Grant, Inbound, InboundPort, Otherwise, Outbound, PolicyName, Requests, Route,
@@ -15,19 +25,53 @@ pub use types::{
 };
 
 pub(crate) use inbound::inbound;
-pub(crate) use outbound::{endpoints, routes};
+pub(crate) use outbound::{Sight, accounts, destination, dialed, endpoints, routes};
+pub(crate) use touch::{Reach, ServiceName, Touched, Whole};
 
 use crate::audience::Audience;
 use crate::index::Mesh;
+use crate::ingest::ServiceAccount;
+use crate::settings::Settings;
 
 /// What the sidecars of an audience do.
 #[must_use]
 pub fn view(mesh: &Mesh, audience: &Audience) -> View {
-    let settings = mesh.settings();
+    let mut view = rest(mesh, audience);
+    let me = ServiceAccount::new(&audience.namespace, &audience.service_account);
+    let none = BTreeSet::new();
+    for (namespace, space) in mesh.spaces() {
+        let reach = Reach::of(mesh, namespace);
+        let opened = reach.opened.get(&me).unwrap_or(&none);
+        let sight = |service: &str| Sight::new(opened, &accounts(mesh, namespace, service));
+        for service in space.services.keys() {
+            let Some(services) = dialed(mesh, namespace, service, &sight(service)) else { continue };
+            for receiver in receivers(&services) {
+                if let Some(destination) = destination(mesh, receiver, &sight(&receiver.service)) {
+                    view.outbound.destinations.insert(receiver.clone(), destination);
+                }
+            }
+            view.outbound.services.extend(services);
+        }
+    }
+    view
+}
+
+/// Where the calls to some services go.
+pub(crate) fn receivers(services: &BTreeMap<ServicePort, Service>) -> BTreeSet<&ServicePort> {
+    services.values().flat_map(|service| &service.routes).flat_map(|route| route.to.keys()).collect()
+}
+
+/// What is neither about a service that is called nor about the pods behind one.
+pub(crate) fn rest(mesh: &Mesh, audience: &Audience) -> View {
+    View { inbound: inbound(mesh, audience), ..base(mesh.settings()) }
+}
+
+/// What every audience's view begins with.
+pub(crate) fn base(settings: &Settings) -> View {
     View {
         trust_domain: settings.trust_domain.clone(),
         access_log: settings.access_log,
-        outbound: outbound::outbound(mesh, audience),
-        inbound: inbound(mesh, audience),
+        outbound: outbound::nothing(settings),
+        inbound: Inbound { mtls: settings.mtls, ports: BTreeMap::new() },
     }
 }

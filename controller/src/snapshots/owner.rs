@@ -212,7 +212,7 @@ impl Owner {
 
     /// Streams whose audience changed. A pod that is no longer ours keeps what it has (DESIGN, rule 1).
     fn moved(&self, mesh: &Mesh, what: &BTreeSet<What>) -> Vec<(StreamId, Audience)> {
-        let everywhere = what.iter().any(|what| matches!(what, What::Settings | What::Policies(_)));
+        let everywhere = what.iter().any(|what| matches!(what, What::Settings | What::Policy(_)));
         let touched = |pod: &PodRef| {
             everywhere
                 || what.iter().any(|what| match what {
@@ -220,7 +220,7 @@ impl Owner {
                         *namespace == pod.namespace
                     }
                     What::Pod { namespace, name } => *namespace == pod.namespace && *name == pod.name,
-                    What::Settings | What::Policies(_) | What::Endpoints { .. } | What::Problems => false,
+                    What::Settings | What::Policy(_) | What::Endpoints { .. } | What::Problems => false,
                 })
         };
         let streams = self.streams.iter().filter(|(_, stream)| touched(&stream.pod));
@@ -315,7 +315,7 @@ fn concerns(served: &Served, what: &BTreeSet<What>) -> bool {
             endpoints.range::<str, _>(from).next().is_some_and(|(name, _)| name.starts_with(&prefix))
         }
         What::Problems | What::Pod { .. } => false,
-        What::Settings | What::Namespace(_) | What::Service { .. } | What::Policies(_) => true,
+        What::Settings | What::Namespace(_) | What::Service { .. } | What::Policy(_) => true,
     })
 }
 

@@ -199,7 +199,7 @@ impl Policies {
             if self.in_force.get(&key) == new.as_ref() {
                 continue;
             }
-            what.insert(What::Policies(key.namespace.clone()));
+            what.insert(What::Policy(key.clone()));
             match new {
                 Some(part) => self.in_force.insert(key, part),
                 None => self.in_force.remove(&key),

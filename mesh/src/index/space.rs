@@ -13,6 +13,8 @@ pub(crate) struct Space {
     pub(crate) pods: BTreeMap<String, PodPart>,
     pub(crate) services: BTreeMap<String, ServicePart>,
     pub(crate) slices: BTreeMap<String, SlicePart>,
+    /// Service to its slices, kept up to date by the setter.
+    slices_of: BTreeMap<String, BTreeSet<String>>,
     /// Service to the pods that its selector picks, kept up to date by the setters.
     pub(crate) behind: BTreeMap<String, BTreeSet<String>>,
 }
@@ -24,6 +26,12 @@ impl Space {
 
     pub(crate) fn is_behind(&self, service: &str, pod: &str) -> bool {
         self.behind.get(service).is_some_and(|pods| pods.contains(pod))
+    }
+
+    /// The slices of a service.
+    pub(crate) fn slices_of(&self, service: &str) -> impl Iterator<Item = &SlicePart> {
+        let names = self.slices_of.get(service).into_iter().flatten();
+        names.filter_map(|name| self.slices.get(name))
     }
 
     pub(super) fn set_pod(&mut self, namespace: &str, name: &str, part: Option<PodPart>) -> BTreeSet<What> {
@@ -87,6 +95,17 @@ impl Space {
             Some(part) => self.slices.insert(name.to_owned(), part),
             None => self.slices.remove(name),
         };
+        if let Some(old) = &old
+            && let Some(slices) = self.slices_of.get_mut(&old.service)
+        {
+            slices.remove(name);
+            if slices.is_empty() {
+                self.slices_of.remove(&old.service);
+            }
+        }
+        if let Some(service) = &new {
+            self.slices_of.entry(service.clone()).or_default().insert(name.to_owned());
+        }
         let services =
             old.map(|old| old.service).into_iter().chain(new).filter(|service| !service.is_empty());
         services.map(|service| What::Endpoints { namespace: namespace.to_owned(), service }).collect()

@@ -36,17 +36,11 @@ const ATTEMPTS: u32 = 3;
 pub(super) fn outbound(context: Context<'_>, resources: &mut Resources) {
     let outbound = &context.view.outbound;
     for (key, destination) in &outbound.destinations {
-        let name = key.to_string();
-        resources.add(ResourceType::Cluster, &name, &service_cluster(context, key, destination));
-        resources.add(ResourceType::Endpoint, &name, &load_assignment(&name, destination));
+        cluster(context, key, destination, resources);
+        endpoints(key, destination, resources);
     }
     for (key, service) in &outbound.services {
-        let name = key.to_string();
-        resources.add(ResourceType::Listener, &name, &service_listener(context, &name, key.port, service));
-        if service.protocol.is_http() {
-            let all = service.routes.iter().flat_map(request_routes).collect();
-            resources.add(ResourceType::Route, &name, &routes(&name, all));
-        }
+        dialed(context, key, service, resources);
     }
     let (name, socket) = match outbound.otherwise {
         Otherwise::Passthrough => (PASSTHROUGH, None),
@@ -57,6 +51,32 @@ pub(super) fn outbound(context: Context<'_>, resources: &mut Resources) {
     };
     resources.add(ResourceType::Cluster, name, &original_dst(name, socket, None));
     resources.add(ResourceType::Listener, "outbound", &virtual_listener(context, name));
+}
+
+/// A service that is dialed: listener and routes.
+pub(super) fn dialed(context: Context<'_>, key: &ServicePort, service: &Service, resources: &mut Resources) {
+    let name = key.to_string();
+    resources.add(ResourceType::Listener, &name, &service_listener(context, &name, key.port, service));
+    if service.protocol.is_http() {
+        let all = service.routes.iter().flat_map(request_routes).collect();
+        resources.add(ResourceType::Route, &name, &routes(&name, all));
+    }
+}
+
+/// A receiver, without its endpoints.
+pub(super) fn cluster(
+    context: Context<'_>,
+    key: &ServicePort,
+    destination: &Destination,
+    resources: &mut Resources,
+) {
+    resources.add(ResourceType::Cluster, &key.to_string(), &service_cluster(context, key, destination));
+}
+
+/// The endpoints of a receiver.
+pub(super) fn endpoints(key: &ServicePort, destination: &Destination, resources: &mut Resources) {
+    let name = key.to_string();
+    resources.add(ResourceType::Endpoint, &name, &load_assignment(&name, destination));
 }
 
 /// The one outbound listener with a socket. It hands a connection to the listener of its original destination, or

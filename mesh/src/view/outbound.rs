@@ -11,101 +11,101 @@ use crds::mesh_config::{Authorization, Egress};
 
 use super::inbound::group;
 use super::types::{Destination, Otherwise, Outbound, Route, Service, ServicePort};
-use crate::audience::Audience;
 use crate::index::{Mesh, Space};
 use crate::ingest::{HttpMatch, PodPart, PolicyPart, ServiceAccount, ServicePortPart, SplitPart};
 use crate::object::Kind;
+use crate::settings::Settings;
 
-pub(super) fn outbound(mesh: &Mesh, audience: &Audience) -> Outbound {
-    let me = ServiceAccount::new(&audience.namespace, &audience.service_account);
-    let otherwise = match mesh.settings().egress {
+/// Everything of a caller that matters at one service: callers with equal sights get the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Sight {
+    /// Service accounts behind the service that TrafficTargets open to the caller.
+    opened: BTreeSet<String>,
+}
+
+impl Sight {
+    /// `opened` is what is open to the caller in the service's namespace, `accounts` is who is behind the service.
+    pub(crate) fn new(opened: &BTreeSet<String>, accounts: &BTreeSet<String>) -> Self {
+        Self { opened: opened.intersection(accounts).cloned().collect() }
+    }
+
+    /// Whether the caller may call a pod, as far as it must know.
+    fn reaches(&self, mesh: &Mesh, namespace: &str, pod: &PodPart) -> bool {
+        self.opened.contains(&pod.service_account)
+            || mesh.modes(namespace, &pod.labels).1 != Authorization::Enforce
+    }
+
+    fn reaches_some(&self, mesh: &Mesh, namespace: &str, space: &Space, service: &str) -> bool {
+        mesh.behind(space, service).any(|(_, pod)| self.reaches(mesh, namespace, pod))
+    }
+}
+
+/// Service accounts of the pods behind a service and behind the receivers of its TrafficSplits.
+pub(crate) fn accounts(mesh: &Mesh, namespace: &str, service: &str) -> BTreeSet<String> {
+    let Some(space) = mesh.space(namespace) else { return BTreeSet::new() };
+    let backends = splits(mesh, namespace, service).flat_map(|split| split.backends.keys());
+    let services = backends.map(String::as_str).chain([service]);
+    let pods = services.flat_map(|service| mesh.behind(space, service));
+    pods.map(|(_, pod)| pod.service_account.clone()).collect()
+}
+
+/// No services, and what happens to calls to anything else.
+pub(super) fn nothing(settings: &Settings) -> Outbound {
+    let otherwise = match settings.egress {
         Egress::Allow => Otherwise::Passthrough,
         Egress::Deny => Otherwise::MeshOnly,
     };
-    let mut outbound = Outbound { otherwise, services: BTreeMap::new(), destinations: BTreeMap::new() };
-    let mut taken = BTreeSet::new();
-    for (namespace, space) in mesh.spaces() {
-        let scope = Scope { mesh, namespace, space, opened: opened_to(mesh, namespace, &me) };
-        for (name, service) in &space.services {
-            if !scope.lists(name) {
-                continue;
-            }
-            for (number, port) in &service.ports {
-                let mut addresses = service.addresses.clone();
-                // The API server gives an address to one service only; around a re-creation we may see two.
-                addresses.retain(|address| taken.insert((*address, *number)));
-                let routes = routes(mesh, namespace, space, name, *number);
-                if addresses.is_empty() || routes.is_empty() {
-                    continue;
-                }
-                for receiver in routes.iter().flat_map(|route| route.to.keys()) {
-                    if let Some(destination) = scope.destination(receiver) {
-                        outbound.destinations.insert(receiver.clone(), destination);
-                    }
-                }
-                let key = ServicePort { namespace: namespace.clone(), service: name.clone(), port: *number };
-                outbound.services.insert(key, Service { protocol: port.protocol, addresses, routes });
-            }
-        }
-    }
-    outbound
+    Outbound { otherwise, services: BTreeMap::new(), destinations: BTreeMap::new() }
 }
 
-/// The service accounts of a namespace that TrafficTargets open to a caller, at any port.
-fn opened_to<'a>(mesh: &'a Mesh, namespace: &str, caller: &ServiceAccount) -> BTreeSet<&'a str> {
-    let targets = mesh.policies().in_namespace(Kind::TrafficTarget, namespace);
-    let targets = targets.filter_map(|(_, part)| match part {
-        PolicyPart::TrafficTarget(target) if target.sources.contains(caller) => {
-            Some(target.destination.name.as_str())
+/// The ports of a service that can be dialed; `None` when the caller may call nobody behind it, whatever its ports.
+pub(crate) fn dialed(
+    mesh: &Mesh,
+    namespace: &str,
+    name: &str,
+    sight: &Sight,
+) -> Option<BTreeMap<ServicePort, Service>> {
+    let space = mesh.space(namespace)?;
+    let service = space.services.get(name)?;
+    let listed = sight.reaches_some(mesh, namespace, space, name)
+        || splits(mesh, namespace, name)
+            .flat_map(|split| split.backends.keys())
+            .any(|backend| sight.reaches_some(mesh, namespace, space, backend));
+    if !listed {
+        return None;
+    }
+    let ports = service.ports.iter().filter_map(|(number, port)| {
+        let mut addresses = service.addresses.clone();
+        addresses.retain(|address| mesh.owns(namespace, name, *address, *number));
+        let routes = routes(mesh, namespace, space, name, *number);
+        if addresses.is_empty() || routes.is_empty() {
+            return None;
         }
-        _ => None,
+        let key = ServicePort { namespace: namespace.to_owned(), service: name.to_owned(), port: *number };
+        Some((key, Service { protocol: port.protocol, addresses, routes }))
     });
-    targets.collect()
+    Some(ports.collect())
 }
 
-/// One namespace, seen by one caller.
-struct Scope<'a> {
-    mesh: &'a Mesh,
-    namespace: &'a str,
-    space: &'a Space,
-    opened: BTreeSet<&'a str>,
-}
-
-impl Scope<'_> {
-    /// Whether the caller may call a pod, as far as it must know.
-    fn reaches(&self, pod: &PodPart) -> bool {
-        self.opened.contains(pod.service_account.as_str())
-            || self.mesh.modes(self.namespace, &pod.labels).1 != Authorization::Enforce
-    }
-
-    fn reaches_some(&self, service: &str) -> bool {
-        self.mesh.behind(self.space, service).any(|(_, pod)| self.reaches(pod))
-    }
-
-    fn lists(&self, service: &str) -> bool {
-        self.reaches_some(service)
-            || splits(self.mesh, self.namespace, service)
-                .any(|split| split.backends.keys().any(|backend| self.reaches_some(backend)))
-    }
-
-    /// Where calls to a receiver go: to those of its pods that the caller may call; to all of them when it may call
-    /// none, so that it is told so (403) by a sidecar that counts it.
-    fn destination(&self, receiver: &ServicePort) -> Option<Destination> {
-        let port = self.space.services.get(&receiver.service)?.ports.get(&receiver.port)?;
-        let some = self.reaches_some(&receiver.service);
-        let wanted = |pod: &PodPart| !some || self.reaches(pod);
-        let pods = self.mesh.behind(self.space, &receiver.service).filter(|(_, pod)| wanted(pod));
-        let peers: BTreeSet<_> =
-            pods.map(|(_, pod)| ServiceAccount::new(self.namespace, &pod.service_account)).collect();
-        let endpoints = endpoints(self.mesh, self.space, &receiver.service, port);
-        let endpoints =
-            endpoints.into_iter().filter(|(_, pod, _)| wanted(pod)).map(|(_, _, address)| address).collect();
-        (!peers.is_empty()).then_some(Destination {
-            protocol: port.protocol,
-            peers,
-            endpoints: one_family(endpoints),
-        })
-    }
+/// Where calls to a receiver go: to those of its pods that the caller may call; to all of them when it may call
+/// none, so that it is told so (403) by a sidecar that counts it. `sight` is that of the receiver.
+pub(crate) fn destination(mesh: &Mesh, receiver: &ServicePort, sight: &Sight) -> Option<Destination> {
+    let ServicePort { namespace, service, port } = receiver;
+    let space = mesh.space(namespace)?;
+    let port = space.services.get(service)?.ports.get(port)?;
+    let some = sight.reaches_some(mesh, namespace, space, service);
+    let wanted = |pod: &PodPart| !some || sight.reaches(mesh, namespace, pod);
+    let pods = mesh.behind(space, service).filter(|(_, pod)| wanted(pod));
+    let peers: BTreeSet<_> =
+        pods.map(|(_, pod)| ServiceAccount::new(namespace, &pod.service_account)).collect();
+    let endpoints = endpoints(mesh, space, service, port);
+    let endpoints =
+        endpoints.into_iter().filter(|(_, pod, _)| wanted(pod)).map(|(_, _, address)| address).collect();
+    (!peers.is_empty()).then_some(Destination {
+        protocol: port.protocol,
+        peers,
+        endpoints: one_family(endpoints),
+    })
 }
 
 /// Every pod has an IPv4 address or none has; a pod that has both is called at one of them.
@@ -123,7 +123,7 @@ pub(crate) fn endpoints<'a>(
 ) -> Vec<(&'a str, &'a PodPart, SocketAddr)> {
     let pods: BTreeMap<&str, &PodPart> =
         mesh.behind(space, service).filter(|(_, pod)| !pod.terminating).collect();
-    let slices = space.slices.values().filter(|slice| slice.service == service);
+    let slices = space.slices_of(service);
     let slices = slices.filter_map(|slice| Some((slice, *slice.ports.get(&port.name)?)));
     let endpoints =
         slices.flat_map(|(slice, number)| slice.endpoints.iter().map(move |endpoint| (endpoint, number)));

@@ -92,6 +92,14 @@ pub struct Destination {
     pub endpoints: BTreeSet<SocketAddr>,
 }
 
+impl Destination {
+    /// Whether only the endpoints may differ, which are a resource of their own.
+    pub(crate) fn same_cluster(&self, other: &Self) -> bool {
+        let Self { protocol, peers, endpoints: _ } = self;
+        *protocol == other.protocol && *peers == other.peers
+    }
+}
+
 /// Where some requests go.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

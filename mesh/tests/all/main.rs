@@ -5,6 +5,7 @@
 
 mod decide;
 mod envoy;
+mod incremental;
 mod index;
 mod ingest;
 mod order;
