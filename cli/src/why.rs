@@ -76,12 +76,30 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     let verdict = decide(&world.mesh, &call);
     match arguments.format.output {
         Format::Table => output::print(&text(&verdict, &world.origins))?,
-        format => output::print_value(&json!({"call": call, "verdict": verdict}), format)?,
+        format => {
+            let origins: Vec<_> = objects(&verdict).iter().map(|one| origin(one, &world.origins)).collect();
+            output::print_value(&json!({"call": call, "verdict": verdict, "origins": origins}), format)?;
+        }
     }
     Ok(match verdict {
         Verdict::Allowed(_) => Outcome::Done,
         Verdict::Denied(_) => Outcome::No,
     })
+}
+
+/// The objects that a verdict names.
+fn objects(verdict: &Verdict) -> &[ObjectRef] {
+    match verdict {
+        Verdict::Allowed(Because::Policies(objects))
+        | Verdict::Denied(Denial::NotGranted { near: objects }) => objects,
+        Verdict::Allowed(Because::AllowAll | Because::Audited) | Verdict::Denied(_) => &[],
+    }
+}
+
+/// The commit and file of an object; both are null for one that is not from Git.
+fn origin(object: &ObjectRef, origins: &BTreeMap<ObjectRef, Origin>) -> serde_json::Value {
+    let origin = origins.get(object);
+    json!({"object": object, "commit": origin.map(|one| &one.commit), "file": origin.map(|one| &one.file)})
 }
 
 fn header(text: &str) -> Result<(String, String), String> {
@@ -262,6 +280,8 @@ mod tests {
             allowed,
             "allowed\n  by TrafficTarget bookstore/buyer (commit 0123456789ab, policies/t.yaml:1)\n"
         );
+        assert_eq!(origin(&target, &origins)["commit"], "0123456789abcdef");
+        assert!(origin(&target, &BTreeMap::new())["commit"].is_null());
         let denied = text(&Verdict::Denied(Denial::NotGranted { near: vec![target] }), &BTreeMap::new());
         assert_eq!(
             denied,

@@ -2,16 +2,15 @@
 //! does.
 
 mod live;
-mod support;
 
 use crds::mesh_config::{AccessLog, Authorization, Egress, Mtls};
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+use envoys::{Config, Identities, VERSIONS, validate};
 use mesh::Settings;
 use mesh::ingest::Pattern;
 use serde_json::json;
 
-use self::support::{Config, Identities, VERSIONS, validate};
 use crate::world::*;
 
 /// Every kind of port, split and mode.

@@ -8,12 +8,12 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use envoys::{Config, Envoy, Identities, VERSIONS, free_port};
 use mesh::decide::Request;
 use mesh::{Call, Mesh, Verdict, decide};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::support::{Config, Envoy, Identities, VERSIONS, free_port};
 use crate::world::*;
 
 /// An application that answers with what it was asked.

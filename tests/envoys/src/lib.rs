@@ -1,4 +1,13 @@
-//! Snapshots as static configuration, identities on file, and Envoys.
+//! Real Envoys on this machine: snapshots of `mesh` as static configuration, identities on file, processes.
+//!
+//! ```text
+//!  mesh::Snapshot ──Config::of──▶ Config (endpoints and addresses of this machine) ──Envoy::start──▶ process
+//!                                 Identities::issue ──▶ folder with a certificate ──────────────▲
+//! ```
+//!
+//! Tests and benchmarks may use it, and nothing else: what goes wrong is a panic, which is their report.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests only: a panic is the report")]
 
 use std::collections::HashMap;
 use std::net::TcpListener;
@@ -26,7 +35,7 @@ pub const VERSIONS: [&str; 2] = ["1.36.4", "1.40.0"];
 
 /// Path of a real Envoy, fetched once.
 fn binary(version: &str) -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cluster/cluster");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cluster/cluster");
     let output = Command::new(script).args(["envoy", version]).output().unwrap();
     assert!(output.status.success(), "no Envoy {version}: {}", String::from_utf8_lossy(&output.stderr));
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
@@ -35,7 +44,9 @@ fn binary(version: &str) -> PathBuf {
 /// Static configuration.
 #[derive(Clone, Default)]
 pub struct Config {
+    /// Listeners.
     pub listeners: Vec<listener::Listener>,
+    /// Clusters.
     pub clusters: Vec<cluster::Cluster>,
 }
 
@@ -271,7 +282,14 @@ pub struct Identities {
     root: String,
 }
 
+impl Default for Identities {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Identities {
+    /// A new root.
     pub fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -319,9 +337,14 @@ pub struct Envoy {
 impl Envoy {
     /// Starts one and waits until it listens.
     pub fn start(version: &str, config: &Config, listens: u16) -> Self {
+        Self::start_with(version, "bootstrap.pb", &config.bootstrap(), listens)
+    }
+
+    /// Starts one with a bootstrap whose format the file's name says (`.pb`, `.json`).
+    pub fn start_with(version: &str, file: &str, bootstrap: &[u8], listens: u16) -> Self {
         let folder = TempDir::new().unwrap();
-        let path = folder.path().join("bootstrap.pb");
-        std::fs::write(&path, config.bootstrap()).unwrap();
+        let path = folder.path().join(file);
+        std::fs::write(&path, bootstrap).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let child = Command::new(binary(version))
             .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning", "--config-path"])
@@ -339,6 +362,11 @@ impl Envoy {
             std::thread::sleep(Duration::from_millis(20));
         }
         envoy
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 }
 
