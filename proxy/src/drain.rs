@@ -18,6 +18,9 @@ const HOLD_AT_LEAST: Duration = Duration::from_secs(3);
 const HOLD_AT_MOST: Duration = Duration::from_secs(20);
 const HOLD_QUIET: Duration = Duration::from_secs(1);
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
+/// An Envoy that has not answered for this long is gone. One that is only busy must not look like it: the application
+/// would be stopped while clients still send.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Left of the grace period for Envoy itself to stop.
 const RESERVE: Duration = Duration::from_secs(5);
 
@@ -30,15 +33,34 @@ pub enum Ended {
     Idle,
     /// The time was up.
     Deadline,
-    /// Envoy isn't there or was never configured, so nothing can be in flight.
+    /// Envoy hasn't answered for 5 s or was never configured, so nothing can be in flight.
     NothingServed,
 }
 
 /// A reading of Envoy: `None` when it doesn't answer.
 pub type Reading = Option<Stats>;
 
-fn serves(reading: Reading) -> Option<Stats> {
-    reading.filter(|stats| stats.workers_started && stats.listeners_accepted > 0)
+/// What a reading says about whether Envoy serves.
+enum Serves {
+    Yes(Stats),
+    /// It did not answer; it may a moment later.
+    Unknown,
+    No,
+}
+
+/// Since when Envoy has not answered.
+#[derive(Debug, Clone, Default)]
+struct Silence(Option<Duration>);
+
+impl Silence {
+    fn observe(&mut self, elapsed: Duration, reading: Reading) -> Serves {
+        let Some(stats) = reading else {
+            let since = *self.0.get_or_insert(elapsed);
+            return if elapsed.saturating_sub(since) >= SILENCE { Serves::No } else { Serves::Unknown };
+        };
+        self.0 = None;
+        if stats.workers_started && stats.listeners_accepted > 0 { Serves::Yes(stats) } else { Serves::No }
+    }
 }
 
 /// Waits until clients have stopped sending new work: at least 3 s, then until 1 s passes without a new inbound
@@ -46,6 +68,7 @@ fn serves(reading: Reading) -> Option<Stats> {
 #[derive(Debug, Clone)]
 pub struct Hold {
     limit: Duration,
+    silence: Silence,
     seen: Option<(u64, u64)>,
     changed: Duration,
 }
@@ -54,16 +77,26 @@ impl Hold {
     /// A hold that begins now, in a pod with this grace period.
     #[must_use]
     pub fn new(grace: Duration) -> Self {
-        Self { limit: HOLD_AT_MOST.min(grace / 2), seen: None, changed: Duration::ZERO }
+        Self {
+            limit: HOLD_AT_MOST.min(grace / 2),
+            silence: Silence::default(),
+            seen: None,
+            changed: Duration::ZERO,
+        }
     }
 
     /// A new reading, `elapsed` after the hold began. Says when the hold is over.
     pub fn observe(&mut self, elapsed: Duration, reading: Reading) -> Option<Ended> {
-        let Some(stats) = serves(reading) else { return Some(Ended::NothingServed) };
-        let now = (stats.inbound.connections, stats.inbound.requests);
-        if self.seen != Some(now) {
-            self.seen = Some(now);
-            self.changed = elapsed;
+        match self.silence.observe(elapsed, reading) {
+            Serves::No => return Some(Ended::NothingServed),
+            Serves::Unknown => self.changed = elapsed,
+            Serves::Yes(stats) => {
+                let now = (stats.inbound.connections, stats.inbound.requests);
+                if self.seen != Some(now) {
+                    self.seen = Some(now);
+                    self.changed = elapsed;
+                }
+            }
         }
         if elapsed >= HOLD_AT_LEAST && elapsed.saturating_sub(self.changed) >= HOLD_QUIET {
             Some(Ended::Quiet)
@@ -80,6 +113,7 @@ impl Hold {
 #[derive(Debug, Clone)]
 pub struct Idle {
     limit: Duration,
+    silence: Silence,
     idle_since: Option<Duration>,
 }
 
@@ -87,16 +121,19 @@ impl Idle {
     /// A wait in a pod with this grace period; `elapsed` counts from the beginning of the termination.
     #[must_use]
     pub fn new(grace: Duration) -> Self {
-        Self { limit: drain_limit(grace), idle_since: None }
+        Self { limit: drain_limit(grace), silence: Silence::default(), idle_since: None }
     }
 
     /// A new reading, `elapsed` after the termination began. Says when the wait is over.
     pub fn observe(&mut self, elapsed: Duration, reading: Reading) -> Option<Ended> {
-        let Some(stats) = serves(reading) else { return Some(Ended::NothingServed) };
-        if stats.inbound.busy() + stats.outbound_connections > 0 {
-            self.idle_since = None;
-        } else if elapsed.saturating_sub(*self.idle_since.get_or_insert(elapsed)) >= DRAIN_IDLE {
-            return Some(Ended::Idle);
+        match self.silence.observe(elapsed, reading) {
+            Serves::No => return Some(Ended::NothingServed),
+            Serves::Yes(stats) if stats.inbound.busy() + stats.outbound_connections == 0 => {
+                if elapsed.saturating_sub(*self.idle_since.get_or_insert(elapsed)) >= DRAIN_IDLE {
+                    return Some(Ended::Idle);
+                }
+            }
+            Serves::Yes(_) | Serves::Unknown => self.idle_since = None,
         }
         (elapsed >= self.limit).then_some(Ended::Deadline)
     }

@@ -136,13 +136,29 @@ fn a_hold_ends_at_its_limit() {
 
 #[test]
 fn nothing_is_waited_for_where_nothing_was_served() {
-    assert_eq!(Hold::new(seconds(30.0)).observe(seconds(0.0), None), Some(Ended::NothingServed));
     let unconfigured = Stats { listeners_accepted: 0, ..serving() };
     assert_eq!(
         Hold::new(seconds(30.0)).observe(seconds(0.0), Some(unconfigured)),
         Some(Ended::NothingServed)
     );
-    assert_eq!(Idle::new(seconds(30.0)).observe(seconds(0.0), None), Some(Ended::NothingServed));
+    let (mut hold, mut wait) = (Hold::new(seconds(30.0)), Idle::new(seconds(30.0)));
+    for at in [0.0, 4.9] {
+        assert_eq!(hold.observe(seconds(at), None), None, "{at} s: it may only be busy");
+        assert_eq!(wait.observe(seconds(at), None), None, "{at} s: it may only be busy");
+    }
+    assert_eq!(hold.observe(seconds(5.0), None), Some(Ended::NothingServed));
+    assert_eq!(wait.observe(seconds(5.0), None), Some(Ended::NothingServed));
+}
+
+/// An Envoy that does not answer once, on a busy machine, still has clients.
+#[test]
+fn a_silent_envoy_is_waited_for() {
+    let mut hold = Hold::new(seconds(30.0));
+    for (at, reading) in [(0.0, Some(idle())), (2.0, None), (3.5, None), (4.0, Some(idle()))] {
+        let ended = hold.observe(seconds(at), reading);
+        assert_eq!(ended, None, "{at} s");
+    }
+    assert_eq!(hold.observe(seconds(4.5), Some(idle())), Some(Ended::Quiet));
 }
 
 #[test]
