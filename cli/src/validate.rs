@@ -65,6 +65,10 @@ fn judge(policy: &Policy) -> Option<String> {
         PolicySpec::TCPRoute(spec) => object!(TCPRoute, spec),
         PolicySpec::TrafficSplit(spec) => object!(TrafficSplit, spec),
         PolicySpec::MeshPolicy(spec) => object!(MeshPolicy, spec),
+        PolicySpec::Egress(spec) => object!(Egress, spec),
+        PolicySpec::IngressBackend(spec) => object!(IngressBackend, spec),
+        PolicySpec::Retry(spec) => object!(Retry, spec),
+        PolicySpec::UpstreamTrafficSetting(spec) => object!(UpstreamTrafficSetting, spec),
     };
     mesh::ingest::ingest(&object).err().map(|problem| format!("{}: {problem}", policy.place()))
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, Resource, ResourceExt};
-use mesh::decide::{Because, Callee, Caller, Denial, Request};
+use mesh::decide::{Because, Callee, Caller, Denial, Request, Stranger};
 use mesh::ingest::ServiceAccount;
 use mesh::{Call, Mesh, Object, ObjectRef, Verdict, decide};
 use serde::de::DeserializeOwned;
@@ -20,9 +20,9 @@ use crate::{Outcome, cluster};
 /// Arguments of `why`.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// Who calls: NAMESPACE/POD or NAMESPACE/SERVICE-ACCOUNT, or - for somebody outside the mesh
+    /// Who calls: NAMESPACE/POD or NAMESPACE/SERVICE-ACCOUNT, or - (or an address) for somebody outside the mesh
     from: String,
-    /// Who is called: NAMESPACE/SERVICE[:PORT] or NAMESPACE/POD:PORT
+    /// Who is called: NAMESPACE/SERVICE[:PORT], NAMESPACE/POD:PORT, or HOST:PORT outside the mesh
     to: String,
     /// HTTP method
     #[arg(long, default_value = "GET")]
@@ -33,6 +33,9 @@ pub struct Arguments {
     /// HTTP header, NAME: VALUE; may be given several times
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
+    /// Ask about a connection that the application encrypts for this name (SNI)
+    #[arg(long, value_name = "NAME", conflicts_with = "tcp")]
+    sni: Option<String>,
     /// Ask about a plain TCP connection
     #[arg(long)]
     tcp: bool,
@@ -65,6 +68,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     let world = World::read(&client, &config).await?;
     let request = if arguments.tcp {
         Request::Tcp
+    } else if let Some(name) = &arguments.sni {
+        Request::Tls { server_name: Some(name.clone()) }
     } else {
         Request::Http {
             method: arguments.method.clone(),
@@ -126,6 +131,10 @@ impl World {
         world.take::<crds::HTTPRouteGroup>(client).await?;
         world.take::<crds::TCPRoute>(client).await?;
         world.take::<crds::TrafficSplit>(client).await?;
+        world.take::<crds::Egress>(client).await?;
+        world.take::<crds::IngressBackend>(client).await?;
+        world.take::<crds::Retry>(client).await?;
+        world.take::<crds::UpstreamTrafficSetting>(client).await?;
         world.take::<crds::MeshPolicy>(client).await?;
         world.take::<crds::PolicySource>(client).await?;
         for service in world.take::<Service>(client).await? {
@@ -183,6 +192,9 @@ impl World {
         if text == "-" {
             return Ok(Caller::Plaintext);
         }
+        if let Ok(address) = text.parse() {
+            return Ok(Caller::Outside(Stranger { address, tls: None }));
+        }
         let (namespace, name) = split(text)?;
         if self.pods.contains_key(&(namespace.to_owned(), name.to_owned())) {
             return Ok(Caller::Pod { namespace: namespace.to_owned(), name: name.to_owned() });
@@ -199,6 +211,9 @@ impl World {
             }
             None => (text, None),
         };
+        if let (false, Some(port)) = (address.contains('/'), port) {
+            return Ok(outside(address, port));
+        }
         let (namespace, name) = split(address)?;
         let key = (namespace.to_owned(), name.to_owned());
         let (namespace, name) = key.clone();
@@ -217,6 +232,12 @@ impl World {
     }
 }
 
+/// A host or an address outside the mesh.
+fn outside(host: &str, port: u16) -> Callee {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
+    Callee::Outside { host: address.is_none().then(|| host.to_owned()), address, port }
+}
+
 fn only_port(service: &Service) -> Option<u16> {
     match service.spec.as_ref()?.ports.as_deref()? {
         [port] => u16::try_from(port.port).ok(),
@@ -232,6 +253,7 @@ fn text(verdict: &Verdict, origins: &BTreeMap<ObjectRef, Origin>) -> String {
             Because::Audited => {
                 "allowed\n  only because authorization is Audit there: nothing grants it\n".to_owned()
             }
+            Because::EgressAllowed => "allowed\n  because egress is Allow\n".to_owned(),
         },
         Verdict::Denied(denial) => format!("denied\n{}", denied(denial, origins)),
     }
@@ -249,6 +271,15 @@ fn denied(denial: &Denial, origins: &BTreeMap<ObjectRef, Origin>) -> String {
         }
         Denial::NotGranted { near } => {
             format!("  not granted to this request by\n{}", named("    ", near, origins))
+        }
+        Denial::NoEgress { near } if near.is_empty() => {
+            "  no Egress opens it to this caller\n  next: commit one\n".to_owned()
+        }
+        Denial::NoIngress { near } if near.is_empty() => {
+            "  no IngressBackend opens that port\n  next: commit one\n".to_owned()
+        }
+        Denial::NoEgress { near } | Denial::NoIngress { near } => {
+            format!("  not opened to this call by\n{}", named("    ", near, origins))
         }
         Denial::NoEndpoints => "  the service has no ready pod\n".to_owned(),
     }

@@ -20,6 +20,7 @@
 //! * `access.smi-spec.io`: `traffictargets`: get, list, watch
 //! * `specs.smi-spec.io`: `httproutegroups`, `tcproutes`: get, list, watch
 //! * `split.smi-spec.io`: `trafficsplits`: get, list, watch
+//! * `policy.openservicemesh.io`: `egresses`, `ingressbackends`, `retries`, `upstreamtrafficsettings`: get, list, watch
 //! * `authentication.k8s.io`: `tokenreviews`: create
 //! * nonResourceURLs `/.well-known/openid-configuration`, `/openid/v1/jwks`: get
 //!

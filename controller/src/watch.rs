@@ -12,7 +12,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crds::{HTTPRouteGroup, MeshConfig, MeshPolicy, PolicySource, TCPRoute, TrafficSplit, TrafficTarget};
+use crds::{
+    Egress, HTTPRouteGroup, IngressBackend, MeshConfig, MeshPolicy, PolicySource, Retry, TCPRoute,
+    TrafficSplit, TrafficTarget, UpstreamTrafficSetting,
+};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::{Api, Client};
 use mesh::Kind;
@@ -89,6 +92,10 @@ pub fn start(
         Kind::TrafficSplit,
         Kind::MeshPolicy,
         Kind::PolicySource,
+        Kind::Egress,
+        Kind::IngressBackend,
+        Kind::Retry,
+        Kind::UpstreamTrafficSetting,
     ];
     let mut names: Vec<_> = kinds.map(Kind::as_str).to_vec();
     names.push(settings::KIND);
@@ -105,6 +112,11 @@ pub fn start(
     tokio::spawn(feed(Kind::TrafficSplit).run(Api::<TrafficSplit>::all(client.clone())));
     tokio::spawn(feed(Kind::MeshPolicy).run(Api::<MeshPolicy>::all(client.clone())));
     tokio::spawn(feed(Kind::PolicySource).run(Api::<PolicySource>::all(client.clone())));
+    tokio::spawn(feed(Kind::Egress).run(Api::<Egress>::all(client.clone())));
+    tokio::spawn(feed(Kind::IngressBackend).run(Api::<IngressBackend>::all(client.clone())));
+    tokio::spawn(feed(Kind::Retry).run(Api::<Retry>::all(client.clone())));
+    let settings = Api::<UpstreamTrafficSetting>::all(client.clone());
+    tokio::spawn(feed(Kind::UpstreamTrafficSetting).run(settings));
     let configs = Api::<MeshConfig>::all(client.clone());
     tokio::spawn(settings::run(configs, mesh.to_owned(), snapshots.clone(), syncing, stop.clone()));
 }

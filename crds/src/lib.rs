@@ -1,4 +1,4 @@
-//! The Kubernetes kinds that Meshwright serves (`meshwright.io`) or honours (SMI), one file per kind.
+//! The Kubernetes kinds that Meshwright serves (`meshwright.io`) or honours (SMI, OSM), one file per kind.
 //!
 //! ```text
 //!  spec types ──derive──▶ CustomResourceDefinition ──▶ crds/yaml/ (generated, committed)
@@ -9,23 +9,31 @@
 //! A leaf: it depends on no other crate of ours and does no IO. Any crate may use it.
 
 pub mod duration;
+pub mod egress;
 pub mod fleet;
+pub mod ingress_backend;
 pub mod labels;
 pub mod mesh_config;
 pub mod mesh_policy;
 pub mod mesh_upgrade;
 pub mod policy_source;
+pub mod retry;
 pub mod seal;
 pub mod smi;
+pub mod upstream_traffic_setting;
 
+pub use egress::{Egress, EgressSpec};
+pub use ingress_backend::{IngressBackend, IngressBackendSpec};
 pub use mesh_config::{MeshConfig, MeshConfigSpec};
 pub use mesh_policy::{MeshPolicy, MeshPolicySpec};
 pub use mesh_upgrade::{MeshUpgrade, MeshUpgradeSpec};
 pub use policy_source::{PolicySource, PolicySourceSpec};
+pub use retry::{Retry, RetrySpec};
 pub use smi::{
     HTTPRouteGroup, HTTPRouteGroupSpec, TCPRoute, TCPRouteSpec, TrafficSplit, TrafficSplitSpec,
     TrafficTarget, TrafficTargetSpec,
 };
+pub use upstream_traffic_setting::{UpstreamTrafficSetting, UpstreamTrafficSettingSpec};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -42,6 +50,10 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         HTTPRouteGroup::crd(),
         TCPRoute::crd(),
         smi::traffic_split_crd(),
+        Egress::crd(),
+        IngressBackend::crd(),
+        Retry::crd(),
+        UpstreamTrafficSetting::crd(),
     ];
     definitions.into_iter().map(without_empty_defaults).collect()
 }

@@ -319,6 +319,10 @@ fn typed(kind: PolicyKind, document: &Document<'_>) -> Result<PolicySpec, yaml::
         PolicyKind::TCPRoute => PolicySpec::TCPRoute(read(document)?),
         PolicyKind::TrafficSplit => PolicySpec::TrafficSplit(read(document)?),
         PolicyKind::MeshPolicy => PolicySpec::MeshPolicy(read(document)?),
+        PolicyKind::Egress => PolicySpec::Egress(read(document)?),
+        PolicyKind::IngressBackend => PolicySpec::IngressBackend(read(document)?),
+        PolicyKind::Retry => PolicySpec::Retry(read(document)?),
+        PolicyKind::UpstreamTrafficSetting => PolicySpec::UpstreamTrafficSetting(read(document)?),
     })
 }
 

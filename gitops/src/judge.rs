@@ -4,7 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use crds::{HTTPRouteGroupSpec, TCPRouteSpec, TrafficSplitSpec, TrafficTargetSpec};
+use crds::{
+    EgressSpec, HTTPRouteGroupSpec, IngressBackendSpec, RetrySpec, TCPRouteSpec, TrafficSplitSpec,
+    TrafficTargetSpec,
+};
 
 use crate::policy::{Key, PolicySpec};
 
@@ -15,7 +18,11 @@ pub fn never_right(key: &Key, spec: &PolicySpec) -> Option<(&'static str, String
         PolicySpec::HTTPRouteGroup(spec) => route_group(spec),
         PolicySpec::TCPRoute(spec) => tcp_route(spec),
         PolicySpec::TrafficSplit(spec) => traffic_split(spec),
-        PolicySpec::MeshPolicy(_) => None,
+        PolicySpec::Egress(spec) => egress(key, spec),
+        PolicySpec::IngressBackend(spec) => ingress_backend(spec),
+        PolicySpec::Retry(spec) => retry(key, spec),
+        // `meshwright validate` and the admission webhook judge what is in them.
+        PolicySpec::MeshPolicy(_) | PolicySpec::UpstreamTrafficSetting(_) => None,
     }
 }
 
@@ -35,6 +42,49 @@ fn traffic_target(key: &Key, spec: &TrafficTargetSpec) -> Option<(&'static str, 
     }
     let rule = spec.rules.iter().find(|rule| rule.kind != "HTTPRouteGroup" && rule.kind != "TCPRoute")?;
     Some(("rules", format!("a rule's kind is HTTPRouteGroup or TCPRoute, not {:?}", rule.kind)))
+}
+
+/// A service account of another namespace: nobody decides for another team's workloads.
+fn foreign(key: &Key, name: &str, namespace: Option<&str>) -> Option<String> {
+    let namespace = namespace.filter(|namespace| !namespace.is_empty() && *namespace != key.namespace)?;
+    Some(format!(
+        "service account {name} is in namespace {namespace}, but {} only speaks for service accounts of its own \
+         namespace {}; move it to namespace {namespace}",
+        key.kind, key.namespace
+    ))
+}
+
+fn egress(key: &Key, spec: &EgressSpec) -> Option<(&'static str, String)> {
+    if let Some(source) = spec.sources.iter().find(|source| source.kind != "ServiceAccount") {
+        return Some(("kind", format!("{:?} is no identity; only ServiceAccount is", source.kind)));
+    }
+    let mut sources = spec.sources.iter();
+    if let Some(message) = sources.find_map(|one| foreign(key, &one.name, one.namespace.as_deref())) {
+        return Some(("sources", message));
+    }
+    let port = spec.ports.iter().find(|port| !(1..=65535).contains(&port.number))?;
+    Some(("ports", format!("{} is not a port; ports are 1 to 65535", port.number)))
+}
+
+fn ingress_backend(spec: &IngressBackendSpec) -> Option<(&'static str, String)> {
+    let known = ["Service", "IPRange", "AuthenticatedPrincipal"];
+    if let Some(source) = spec.sources.iter().find(|source| !known.contains(&source.kind.as_str())) {
+        let kinds = known.join(", ");
+        return Some(("sources", format!("a source's kind is one of {kinds}, not {:?}", source.kind)));
+    }
+    let backend = spec.backends.iter().find(|backend| !(1..=65535).contains(&backend.port.number))?;
+    Some(("backends", format!("{} is not a port; ports are 1 to 65535", backend.port.number)))
+}
+
+fn retry(key: &Key, spec: &RetrySpec) -> Option<(&'static str, String)> {
+    if spec.source.kind != "ServiceAccount" {
+        return Some(("source", format!("a source's kind is ServiceAccount, not {:?}", spec.source.kind)));
+    }
+    if let Some(message) = foreign(key, &spec.source.name, spec.source.namespace.as_deref()) {
+        return Some(("source", message));
+    }
+    let other = spec.destinations.iter().find(|destination| destination.kind != "Service")?;
+    Some(("destinations", format!("a destination's kind is Service, not {:?}", other.kind)))
 }
 
 fn route_group(spec: &HTTPRouteGroupSpec) -> Option<(&'static str, String)> {

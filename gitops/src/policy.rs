@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crds::policy_source::InventoryEntry;
-use crds::{HTTPRouteGroupSpec, MeshPolicySpec, TCPRouteSpec, TrafficSplitSpec, TrafficTargetSpec};
+use crds::{
+    EgressSpec, HTTPRouteGroupSpec, IngressBackendSpec, MeshPolicySpec, RetrySpec, TCPRouteSpec,
+    TrafficSplitSpec, TrafficTargetSpec, UpstreamTrafficSettingSpec,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -23,12 +26,29 @@ pub enum PolicyKind {
     TrafficSplit,
     /// Ours.
     MeshPolicy,
+    /// OSM policy.
+    Egress,
+    /// OSM policy.
+    IngressBackend,
+    /// OSM policy.
+    Retry,
+    /// OSM policy.
+    UpstreamTrafficSetting,
 }
 
 impl PolicyKind {
     /// All of them, in a fixed order.
-    pub const ALL: [Self; 5] =
-        [Self::TrafficTarget, Self::HTTPRouteGroup, Self::TCPRoute, Self::TrafficSplit, Self::MeshPolicy];
+    pub const ALL: [Self; 9] = [
+        Self::TrafficTarget,
+        Self::HTTPRouteGroup,
+        Self::TCPRoute,
+        Self::TrafficSplit,
+        Self::MeshPolicy,
+        Self::Egress,
+        Self::IngressBackend,
+        Self::Retry,
+        Self::UpstreamTrafficSetting,
+    ];
 
     /// The kind as Kubernetes writes it.
     #[must_use]
@@ -39,6 +59,10 @@ impl PolicyKind {
             Self::TCPRoute => "TCPRoute",
             Self::TrafficSplit => "TrafficSplit",
             Self::MeshPolicy => "MeshPolicy",
+            Self::Egress => "Egress",
+            Self::IngressBackend => "IngressBackend",
+            Self::Retry => "Retry",
+            Self::UpstreamTrafficSetting => "UpstreamTrafficSetting",
         }
     }
 
@@ -50,6 +74,9 @@ impl PolicyKind {
             Self::HTTPRouteGroup | Self::TCPRoute => "specs.smi-spec.io",
             Self::TrafficSplit => "split.smi-spec.io",
             Self::MeshPolicy => "meshwright.io",
+            Self::Egress | Self::IngressBackend | Self::Retry | Self::UpstreamTrafficSetting => {
+                "policy.openservicemesh.io"
+            }
         }
     }
 
@@ -60,7 +87,11 @@ impl PolicyKind {
             Self::TrafficTarget => &["v1alpha3"],
             Self::HTTPRouteGroup | Self::TCPRoute => &["v1alpha4"],
             Self::TrafficSplit => &["v1alpha4", "v1alpha2"],
-            Self::MeshPolicy => &["v1alpha1"],
+            Self::MeshPolicy
+            | Self::Egress
+            | Self::IngressBackend
+            | Self::Retry
+            | Self::UpstreamTrafficSetting => &["v1alpha1"],
         }
     }
 
@@ -73,6 +104,10 @@ impl PolicyKind {
             Self::TCPRoute => "tcproutes",
             Self::TrafficSplit => "trafficsplits",
             Self::MeshPolicy => "meshpolicies",
+            Self::Egress => "egresses",
+            Self::IngressBackend => "ingressbackends",
+            Self::Retry => "retries",
+            Self::UpstreamTrafficSetting => "upstreamtrafficsettings",
         }
     }
 
@@ -132,6 +167,14 @@ pub enum PolicySpec {
     TrafficSplit(TrafficSplitSpec),
     /// A MeshPolicy's.
     MeshPolicy(MeshPolicySpec),
+    /// An Egress's.
+    Egress(EgressSpec),
+    /// An IngressBackend's.
+    IngressBackend(IngressBackendSpec),
+    /// A Retry's.
+    Retry(RetrySpec),
+    /// An UpstreamTrafficSetting's.
+    UpstreamTrafficSetting(UpstreamTrafficSettingSpec),
 }
 
 impl PolicySpec {
@@ -146,6 +189,10 @@ impl PolicySpec {
             PolicyKind::TCPRoute => Self::TCPRoute(serde_json::from_value(spec)?),
             PolicyKind::TrafficSplit => Self::TrafficSplit(serde_json::from_value(spec)?),
             PolicyKind::MeshPolicy => Self::MeshPolicy(serde_json::from_value(spec)?),
+            PolicyKind::Egress => Self::Egress(serde_json::from_value(spec)?),
+            PolicyKind::IngressBackend => Self::IngressBackend(serde_json::from_value(spec)?),
+            PolicyKind::Retry => Self::Retry(serde_json::from_value(spec)?),
+            PolicyKind::UpstreamTrafficSetting => Self::UpstreamTrafficSetting(serde_json::from_value(spec)?),
         })
     }
 

@@ -65,7 +65,8 @@ pub enum What {
     /// A kind that is not a policy.
     #[error(
         "{kind} ({api_version}) is not a policy and is never applied from Git; move it out of `path` \
-         (accepted: TrafficTarget, HTTPRouteGroup, TCPRoute, TrafficSplit, MeshPolicy)"
+         (accepted: TrafficTarget, HTTPRouteGroup, TCPRoute, TrafficSplit, MeshPolicy, Egress, IngressBackend, Retry, \
+         UpstreamTrafficSetting)"
     )]
     NotAPolicy {
         /// Its kind.

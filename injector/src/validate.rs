@@ -1,7 +1,7 @@
 //! What can never be right, judged before it is stored.
 //!
 //! A reference to something that isn't there is no mistake here: it may come later, and the controllers report it.
-//! SMI kinds and MeshPolicy are judged by the same `mesh::ingest` that enforces them.
+//! SMI's and OSM's kinds and MeshPolicy are judged by the same `mesh::ingest` that enforces them.
 
 mod config;
 mod ours;
@@ -52,6 +52,12 @@ pub fn judge(group: &str, kind: &str, object: &DynamicObject, old: Option<&Dynam
         ("specs.smi-spec.io", "HTTPRouteGroup") => typed::<crds::HTTPRouteGroup>(object).map(policy),
         ("specs.smi-spec.io", "TCPRoute") => typed::<crds::TCPRoute>(object).map(policy),
         ("split.smi-spec.io", "TrafficSplit") => typed::<crds::TrafficSplit>(object).map(policy),
+        ("policy.openservicemesh.io", "Egress") => typed::<crds::Egress>(object).map(policy),
+        ("policy.openservicemesh.io", "IngressBackend") => typed::<crds::IngressBackend>(object).map(policy),
+        ("policy.openservicemesh.io", "Retry") => typed::<crds::Retry>(object).map(policy),
+        ("policy.openservicemesh.io", "UpstreamTrafficSetting") => {
+            typed::<crds::UpstreamTrafficSetting>(object).map(policy)
+        }
         ("meshwright.io", "MeshPolicy") => typed::<crds::MeshPolicy>(object).map(policy),
         ("meshwright.io", "MeshConfig") => {
             let before = old.and_then(|old| typed::<crds::MeshConfig>(old).ok());

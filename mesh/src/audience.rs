@@ -1,6 +1,6 @@
 //! An audience: everything that may make the configuration of two sidecars differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crds::mesh_config::{Authorization, Mtls};
@@ -18,6 +18,9 @@ pub struct Audience {
     pub service_account: String,
     /// Ports of the pods that a service leads to, with their protocol.
     pub ports: BTreeMap<u16, Protocol>,
+    /// Services behind which the pods are and of which an IngressBackend or a limit speaks, with the pods' ports.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, BTreeSet<u16>>,
     /// Whether they accept plaintext callers.
     pub mtls: Mode<Mtls>,
     /// Whether TrafficTargets are enforced at them.

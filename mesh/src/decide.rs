@@ -1,9 +1,10 @@
 //! May A call B like this, and which object says so: the model that sidecars are configured from, asked about one
 //! call.
 
+mod outside;
 mod types;
 
-pub use types::{Because, Call, Callee, Caller, Denial, Request, Verdict};
+pub use types::{Because, Call, Callee, Caller, Denial, Request, Stranger, StrangerTls, Verdict};
 
 use crate::audience::NotOurs;
 use crate::index::Mesh;
@@ -16,6 +17,9 @@ use crate::view::{Access, Grant, PolicyName, Requests, endpoints, inbound, route
 /// The path is taken as it is written: Envoy resolves `.` and `..` in it first.
 #[must_use]
 pub fn decide(mesh: &Mesh, call: &Call) -> Verdict {
+    if let Caller::Outside(stranger) = &call.from {
+        return from_outside(mesh, stranger, call);
+    }
     let caller = match caller(mesh, &call.from) {
         Ok(caller) => caller,
         Err(reason) => return Verdict::Denied(Denial::CallerNotOurs(reason)),
@@ -25,8 +29,29 @@ pub fn decide(mesh: &Mesh, call: &Call) -> Verdict {
             at_pod(mesh, caller.as_ref(), namespace, name, *port, &call.request)
         }
         Callee::Service { namespace, name, port } => {
-            at_service(mesh, caller.as_ref(), namespace, name, *port, &call.request)
+            at_service(mesh, namespace, name, *port, &call.request, |pod, port| {
+                at_pod(mesh, caller.as_ref(), namespace, pod, port, &call.request)
+            })
         }
+        Callee::Outside { host, address, port } => match &caller {
+            Some(caller) => outside::leaving(mesh, caller, host.as_deref(), *address, *port, &call.request),
+            None => Verdict::Denied(Denial::CallerNotOurs(NotOurs::NoSidecar)),
+        },
+    }
+}
+
+/// A call from somebody without a sidecar.
+fn from_outside(mesh: &Mesh, stranger: &Stranger, call: &Call) -> Verdict {
+    match &call.to {
+        Callee::Pod { namespace, name, port } => {
+            outside::entering(mesh, stranger, namespace, name, *port, &call.request)
+        }
+        Callee::Service { namespace, name, port } => {
+            at_service(mesh, namespace, name, *port, &call.request, |pod, port| {
+                outside::entering(mesh, stranger, namespace, pod, port, &call.request)
+            })
+        }
+        Callee::Outside { .. } => Verdict::Denied(Denial::CallerNotOurs(NotOurs::NoSidecar)),
     }
 }
 
@@ -34,7 +59,7 @@ pub fn decide(mesh: &Mesh, call: &Call) -> Verdict {
 fn caller(mesh: &Mesh, from: &Caller) -> Result<Option<ServiceAccount>, NotOurs> {
     match from {
         Caller::ServiceAccount(account) => Ok(Some(account.clone())),
-        Caller::Plaintext => Ok(None),
+        Caller::Plaintext | Caller::Outside(_) => Ok(None),
         Caller::Pod { namespace, name } => {
             let audience = mesh.audience(namespace, name)?;
             Ok(Some(ServiceAccount::new(namespace, &audience.service_account)))
@@ -45,11 +70,11 @@ fn caller(mesh: &Mesh, from: &Caller) -> Result<Option<ServiceAccount>, NotOurs>
 /// Every pod that the call could reach must allow it; the first that does not gives the answer.
 fn at_service(
     mesh: &Mesh,
-    caller: Option<&ServiceAccount>,
     namespace: &str,
     name: &str,
     port: u16,
     request: &Request,
+    ask: impl Fn(&str, u16) -> Verdict,
 ) -> Verdict {
     let Some(space) = mesh.space(namespace) else { return Verdict::Denied(Denial::NoSuchService) };
     if !space.services.get(name).is_some_and(|service| service.ports.contains_key(&port)) {
@@ -67,7 +92,7 @@ fn at_service(
             continue;
         };
         for (pod, _, address) in endpoints(mesh, space, &receiver.service, part) {
-            answer = at_pod(mesh, caller, namespace, pod, address.port(), request);
+            answer = ask(pod, address.port());
             if matches!(answer, Verdict::Denied(_)) {
                 return answer;
             }

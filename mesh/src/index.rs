@@ -3,17 +3,20 @@
 //! ```text
 //!  apply ──▶ ingest ──▶ space.rs     pods, services and slices of one namespace, and who is behind a service
 //!                  └──▶ policies.rs  policy objects, the seal of each Git source, what is in force
-//!            mode.rs: MeshPolicies        claims.rs: whose an address is
-//!                   problems.rs: everything wrong, on demand
+//!            mode.rs: MeshPolicies   osm.rs: OSM's kinds   claims.rs: whose an address is
+//!                   problems.rs, osm_problems.rs: everything wrong, on demand
 //! ```
 
 mod claims;
 mod mode;
+mod osm;
+mod osm_problems;
 mod policies;
 mod problems;
 mod space;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -29,6 +32,10 @@ pub(crate) use space::Space;
 /// Ports of Envoy itself: leading a call there would lead it in circles.
 const OWN_PORTS: [u16; 3] =
     [crds::labels::ENVOY_ADMIN_PORT, crds::labels::OUTBOUND_PORT, crds::labels::INBOUND_PORT];
+
+fn own_port(port: u16) -> bool {
+    OWN_PORTS.contains(&port)
+}
 
 /// All that is known of a mesh.
 #[derive(Debug, Clone)]
@@ -133,6 +140,7 @@ impl Mesh {
                     what.insert(What::Problems);
                 }
                 what.extend(self.put(reference, part, &object));
+                self.follow(&mut what);
             }
             Err(problem) => {
                 if self.refused.get(&reference) != Some(&problem) {
@@ -202,11 +210,18 @@ impl Mesh {
             | Kind::HTTPRouteGroup
             | Kind::TCPRoute
             | Kind::TrafficSplit
-            | Kind::MeshPolicy => what.extend(self.policies.remove(reference, &self.settings.namespace)),
+            | Kind::MeshPolicy
+            | Kind::Egress
+            | Kind::IngressBackend
+            | Kind::Retry
+            | Kind::UpstreamTrafficSetting => {
+                what.extend(self.policies.remove(reference, &self.settings.namespace))
+            }
         }
         if self.spaces.get(home).is_some_and(Space::is_empty) {
             self.spaces.remove(home);
         }
+        self.follow(&mut what);
         Changed::from(what)
     }
 
@@ -236,6 +251,7 @@ impl Mesh {
             namespace: namespace.to_owned(),
             service_account: part.service_account.clone(),
             ports: pod_ports(space, pod, part),
+            services: self.spoken_of(namespace, space, pod, part),
             mtls: Mode(mtls),
             authorization: Mode(authorization),
         })
@@ -294,6 +310,12 @@ impl Mesh {
         pods.filter(|(_, pod)| self.ours(space, pod).is_ok())
     }
 
+    /// Addresses of the pods of a service of any namespace, of the mesh or not.
+    pub(crate) fn addresses_of(&self, namespace: &str, service: &str) -> impl Iterator<Item = IpAddr> {
+        let slices = self.spaces.get(namespace).into_iter().flat_map(|space| space.slices_of(service));
+        slices.flat_map(|slice| slice.addresses.iter().copied())
+    }
+
     pub(crate) fn policies(&self) -> &Policies {
         &self.policies
     }
@@ -305,7 +327,7 @@ fn pod_ports(space: &Space, name: &str, pod: &PodPart) -> BTreeMap<u16, Protocol
     let mut ports: BTreeMap<u16, (bool, Protocol)> = BTreeMap::new();
     let services = space.services.iter().filter(|(service, _)| space.is_behind(service, name));
     for port in services.flat_map(|(_, service)| service.ports.values()) {
-        let Some(target) = port.target.number(pod).filter(|number| !OWN_PORTS.contains(number)) else {
+        let Some(target) = port.target.number(pod).filter(|number| !own_port(*number)) else {
             continue;
         };
         let kept = ports.entry(target).or_insert((port.declared, port.protocol));

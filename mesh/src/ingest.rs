@@ -3,14 +3,26 @@
 //! ```text
 //!  core.rs    Namespace, Pod, Service, EndpointSlice
 //!  policy.rs  TrafficTarget, HTTPRouteGroup, TCPRoute, TrafficSplit, MeshPolicy, PolicySource
+//!  osm.rs     Egress, IngressBackend, Retry          upstream.rs  UpstreamTrafficSetting
+//!  net.rs     address ranges and host names
 //!  pattern.rs regular expressions as Envoy (RE2) reads them
 //! ```
 
 mod core;
+mod net;
+mod osm;
+mod osm_part;
 mod part;
 mod pattern;
 mod policy;
+mod upstream;
 
+pub use net::{Cidr, host_fits};
+pub use osm_part::{
+    BackendPart, Balance, Bucket, CallerSettings, EgressPart, EgressProtocol, Hashed, HttpLimit, IngressPart,
+    Limited, Limits, Origins, Outliers, Principal, RetryPart, RetryRules, STATUSES, SettingPart, Speaks,
+    Timed,
+};
 pub use part::{
     EndpointPart, HttpMatch, ModePart, NamespacePart, Part, PodPart, PolicyPart, Protocol, RoutesPart,
     RuleRef, ServiceAccount, ServicePart, ServicePortPart, SlicePart, SourcePart, SplitPart, TargetPart,
@@ -53,6 +65,14 @@ pub fn ingest(object: &Object) -> Result<Part, Problem> {
         }
         Object::MeshPolicy(object) => {
             policy::mode(about, &object.spec).map(PolicyPart::MeshPolicy).map(Part::Policy)
+        }
+        Object::Egress(object) => osm::egress(about, &object.spec).map(PolicyPart::Egress).map(Part::Policy),
+        Object::IngressBackend(object) => {
+            osm::ingress(about, &object.spec).map(PolicyPart::IngressBackend).map(Part::Policy)
+        }
+        Object::Retry(object) => osm::retry(about, &object.spec).map(PolicyPart::Retry).map(Part::Policy),
+        Object::UpstreamTrafficSetting(object) => {
+            upstream::setting(about, &object.spec).map(PolicyPart::UpstreamTrafficSetting).map(Part::Policy)
         }
         Object::PolicySource(object) => Ok(Part::PolicySource(policy::source(object))),
     }

@@ -29,6 +29,14 @@ pub enum Kind {
     MeshPolicy,
     /// `meshwright.io` PolicySource.
     PolicySource,
+    /// `policy.openservicemesh.io` Egress.
+    Egress,
+    /// `policy.openservicemesh.io` IngressBackend.
+    IngressBackend,
+    /// `policy.openservicemesh.io` Retry.
+    Retry,
+    /// `policy.openservicemesh.io` UpstreamTrafficSetting.
+    UpstreamTrafficSetting,
 }
 
 impl Kind {
@@ -46,15 +54,30 @@ impl Kind {
             Self::TrafficSplit => "TrafficSplit",
             Self::MeshPolicy => "MeshPolicy",
             Self::PolicySource => "PolicySource",
+            Self::Egress => "Egress",
+            Self::IngressBackend => "IngressBackend",
+            Self::Retry => "Retry",
+            Self::UpstreamTrafficSetting => "UpstreamTrafficSetting",
         }
     }
 
     /// The kinds that may come from Git and are sealed.
+    pub const POLICIES: [Self; 9] = [
+        Self::TrafficTarget,
+        Self::HTTPRouteGroup,
+        Self::TCPRoute,
+        Self::TrafficSplit,
+        Self::MeshPolicy,
+        Self::Egress,
+        Self::IngressBackend,
+        Self::Retry,
+        Self::UpstreamTrafficSetting,
+    ];
+
+    /// The kind of that name, if it may come from Git.
     #[must_use]
     pub fn policy(name: &str) -> Option<Self> {
-        [Self::TrafficTarget, Self::HTTPRouteGroup, Self::TCPRoute, Self::TrafficSplit, Self::MeshPolicy]
-            .into_iter()
-            .find(|kind| kind.as_str() == name)
+        Self::POLICIES.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
@@ -117,6 +140,14 @@ pub enum Object {
     MeshPolicy(Box<crds::MeshPolicy>),
     /// See [`Kind::PolicySource`].
     PolicySource(Box<crds::PolicySource>),
+    /// See [`Kind::Egress`].
+    Egress(Box<crds::Egress>),
+    /// See [`Kind::IngressBackend`].
+    IngressBackend(Box<crds::IngressBackend>),
+    /// See [`Kind::Retry`].
+    Retry(Box<crds::Retry>),
+    /// See [`Kind::UpstreamTrafficSetting`].
+    UpstreamTrafficSetting(Box<crds::UpstreamTrafficSetting>),
 }
 
 macro_rules! kinds {
@@ -162,4 +193,8 @@ kinds!(
     TrafficSplit(crds::TrafficSplit),
     MeshPolicy(crds::MeshPolicy),
     PolicySource(crds::PolicySource),
+    Egress(crds::Egress),
+    IngressBackend(crds::IngressBackend),
+    Retry(crds::Retry),
+    UpstreamTrafficSetting(crds::UpstreamTrafficSetting),
 );

@@ -13,7 +13,7 @@ pub enum Reason {
     Incomplete,
     /// A kind other than the ones the field may hold.
     UnknownKind,
-    /// A TrafficTarget opens a service account of another namespace.
+    /// An object speaks for a service account or a service of another namespace.
     ForeignNamespace,
     /// A TrafficTarget has no rules, or a rule opens nothing.
     OpensNothing,
@@ -31,6 +31,10 @@ pub enum Reason {
     Conflict,
     /// Services disagree on the protocol of one port of one pod.
     ProtocolConflict,
+    /// An address range or a host name that cannot be read.
+    BadAddress,
+    /// A duration, limit or other setting that cannot be honoured.
+    BadSetting,
     /// A selector that cannot be read.
     BadSelector,
     /// An object labelled as coming from Git that its source's sealed commit does not hold like this.
@@ -57,6 +61,8 @@ impl Reason {
             Self::BadWeight => "BadWeight",
             Self::Conflict => "Conflict",
             Self::ProtocolConflict => "ProtocolConflict",
+            Self::BadAddress => "BadAddress",
+            Self::BadSetting => "BadSetting",
             Self::BadSelector => "BadSelector",
             Self::NotSealed => "NotSealed",
             Self::SealIncomplete => "SealIncomplete",

@@ -3,6 +3,8 @@
 //! ```text
 //!  outbound.rs  clusters, load assignments, listeners and routes of the services that are called
 //!  inbound.rs   the inbound listener, its routes and clusters
+//!  egress.rs    what is called outside the mesh   ingress.rs  callers outside the mesh, rate limits
+//!  upstream.rs  limits, timeouts, retries of what is called
 //!  http.rs      connection managers and request matching     tcp.rs  connections      rbac.rs  who may do what
 //!  tls.rs       identities                                    log.rs  access log       wire.rs  encoding
 //! ```
@@ -12,13 +14,16 @@
 //!
 //! Everything here is understood by Envoy 1.36 to 1.40. The names of resources are a contract: docs/ARCHITECTURE.md.
 
+mod egress;
 mod http;
 mod inbound;
+mod ingress;
 mod log;
 mod outbound;
 mod rbac;
 mod tcp;
 mod tls;
+mod upstream;
 mod wire;
 
 use crate::snapshot::{ResourceType, Snapshot};

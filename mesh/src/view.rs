@@ -7,23 +7,34 @@
 //!                                                   and where the calls go (TrafficSplits)
 //!                 + destination(receiver, sight)    outbound.rs: the pods behind each receiver of those
 //! ```
+//! OSM's kinds: `egress.rs` what it can call outside the mesh, `ingress.rs` who outside may call it and how much it
+//! takes (both in the rest), `upstream.rs` how services are called.
+//!
 //! A [`Sight`] is all of a caller that matters at one service. The last two are given nothing else of the caller, so
 //! callers with the same sight share what is computed and rendered, and [`crate::Incremental`] computes only what a
 //! change touches. Which change touches what is said in `touch.rs`: a part that begins to depend on something new
 //! must say so there (`tests/all/incremental.rs` finds what was forgotten).
 
+mod egress;
 mod inbound;
+mod ingress;
 mod outbound;
 mod touch;
 mod types;
+mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use egress::{EgressPort, EgressRoute, EgressScope, Scope, Target};
+pub use ingress::{Certificate, Ingress, IngressGrant};
 pub use types::{
     Access, Destination, Grant, Inbound, InboundPort, Otherwise, Outbound, PolicyName, Requests, Route,
     Service, ServicePort, View,
 };
 
+pub use upstream::Handling;
+
+pub(crate) use egress::openings;
 pub(crate) use inbound::inbound;
 pub(crate) use outbound::{Sight, accounts, destination, dialed, endpoints, routes};
 pub(crate) use touch::{Reach, ServiceName, Touched, Whole};
@@ -44,7 +55,8 @@ pub fn view(mesh: &Mesh, audience: &Audience) -> View {
         let opened = reach.opened.get(&me).unwrap_or(&none);
         let sight = |service: &str| Sight::new(opened, &accounts(mesh, namespace, service));
         for service in space.services.keys() {
-            let Some(services) = dialed(mesh, namespace, service, &sight(service)) else { continue };
+            let own = sight(service).retrying(mesh, &me, namespace, service);
+            let Some(services) = dialed(mesh, namespace, service, &own) else { continue };
             for receiver in receivers(&services) {
                 if let Some(destination) = destination(mesh, receiver, &sight(&receiver.service)) {
                     view.outbound.destinations.insert(receiver.clone(), destination);
@@ -63,7 +75,10 @@ pub(crate) fn receivers(services: &BTreeMap<ServicePort, Service>) -> BTreeSet<&
 
 /// What is neither about a service that is called nor about the pods behind one.
 pub(crate) fn rest(mesh: &Mesh, audience: &Audience) -> View {
-    View { inbound: inbound(mesh, audience), ..base(mesh.settings()) }
+    let mut view = View { inbound: inbound(mesh, audience), ..base(mesh.settings()) };
+    let me = ServiceAccount::new(&audience.namespace, &audience.service_account);
+    view.outbound.egress = egress::egress(mesh, &me);
+    view
 }
 
 /// What every audience's view begins with.

@@ -1,6 +1,7 @@
 //! A call and the answer, as values.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -34,6 +35,28 @@ pub enum Caller {
     ServiceAccount(ServiceAccount),
     /// Somebody without an identity of the mesh.
     Plaintext,
+    /// Somebody without a sidecar, as IngressBackends speak of.
+    Outside(Stranger),
+}
+
+/// Somebody without a sidecar.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Stranger {
+    /// Where the call comes from.
+    pub address: IpAddr,
+    /// How it is encrypted, if so.
+    pub tls: Option<StrangerTls>,
+}
+
+/// TLS of somebody without a sidecar.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct StrangerTls {
+    /// The name in the certificate of the mesh that is shown: its URI, else its DNS name.
+    pub name: Option<String>,
+    /// The name that is asked for (SNI).
+    pub server_name: Option<String>,
 }
 
 /// Who is called.
@@ -57,6 +80,15 @@ pub enum Callee {
         /// Port of the service.
         port: u16,
     },
+    /// Something outside the mesh.
+    Outside {
+        /// Its name.
+        host: Option<String>,
+        /// The address that is dialled.
+        address: Option<IpAddr>,
+        /// Its port.
+        port: u16,
+    },
 }
 
 /// What is asked for.
@@ -70,6 +102,11 @@ pub enum Request {
         path: String,
         /// Headers; names in any case.
         headers: BTreeMap<String, String>,
+    },
+    /// A connection that is encrypted by the application.
+    Tls {
+        /// The name that is asked for (SNI).
+        server_name: Option<String>,
     },
     /// A connection.
     Tcp,
@@ -87,12 +124,14 @@ pub enum Verdict {
 /// Why a call goes through.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq)]
 pub enum Because {
-    /// These TrafficTargets, each of which is enough.
+    /// These objects, each of which is enough.
     Policies(Vec<ObjectRef>),
     /// Authorization is `AllowAll` there.
     AllowAll,
     /// Authorization is `Audit` there: it goes through, though nothing grants it.
     Audited,
+    /// It leaves the mesh, and egress is `Allow`.
+    EgressAllowed,
 }
 
 /// Why a call does not go through.
@@ -111,6 +150,16 @@ pub enum Denial {
     /// No TrafficTarget grants it to the caller. The ones that name both sides, but not this request, are listed.
     NotGranted {
         /// TrafficTargets from this caller to this callee that do not fit the request.
+        near: Vec<ObjectRef>,
+    },
+    /// It leaves the mesh, and no Egress opens it to the caller. The ones that open the host, but not this, are listed.
+    NoEgress {
+        /// Egresses of this caller that do not fit the call.
+        near: Vec<ObjectRef>,
+    },
+    /// It enters the mesh, and no IngressBackend opens the port to the caller. The ones for the port are listed.
+    NoIngress {
+        /// IngressBackends of the port that do not fit the call.
         near: Vec<ObjectRef>,
     },
     /// The service has no pod that could answer.

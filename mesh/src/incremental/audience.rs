@@ -84,6 +84,7 @@ impl Held {
         let reach = visit.reach.entry(name.0.clone()).or_insert_with(|| Reach::of(visit.mesh, &name.0));
         let opened = reach.opened.get(&self.account).unwrap_or(&none);
         let sight = visit.memos.sight(visit.mesh, name, opened);
+        let sight = sight.retrying(visit.mesh, &self.account, &name.0, &name.1);
         let new = visit.memos.dialed(visit.mesh, name, &sight);
         let old = match &new {
             Some(new) => self.dialed.insert(name.clone(), new.clone()),

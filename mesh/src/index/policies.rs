@@ -68,6 +68,12 @@ impl Policies {
         self.in_force.range(from..).take_while(move |(reference, _)| here(reference))
     }
 
+    /// The objects of a kind that are in force anywhere.
+    pub(crate) fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&ObjectRef, &PolicyPart)> {
+        let from = ObjectRef::new(kind, "", "");
+        self.in_force.range(from..).take_while(move |(reference, _)| reference.kind == kind)
+    }
+
     /// Everything in force.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&ObjectRef, &PolicyPart)> {
         self.in_force.iter()
@@ -240,6 +246,10 @@ fn content_hash(object: &Object) -> String {
         Object::TCPRoute(object) => crds::seal::content_hash(&object.spec),
         Object::TrafficSplit(object) => crds::seal::content_hash(&object.spec),
         Object::MeshPolicy(object) => crds::seal::content_hash(&object.spec),
+        Object::Egress(object) => crds::seal::content_hash(&object.spec),
+        Object::IngressBackend(object) => crds::seal::content_hash(&object.spec),
+        Object::Retry(object) => crds::seal::content_hash(&object.spec),
+        Object::UpstreamTrafficSetting(object) => crds::seal::content_hash(&object.spec),
         Object::Namespace(_)
         | Object::Pod(_)
         | Object::Service(_)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::policies::{Source, SourceName, may_hold};
-use super::{Mesh, Space};
+use super::{Mesh, Space, osm_problems};
 use crate::ingest::{ModePart, PolicyPart, Protocol, RoutesPart, RuleRef, SplitPart, TargetPart};
 use crate::object::{Kind, ObjectRef};
 use crate::problem::{Problem, Reason};
@@ -15,6 +15,10 @@ pub(super) fn problems(mesh: &Mesh) -> Vec<Problem> {
             PolicyPart::TrafficTarget(part) => target(mesh, key, part, &mut found),
             PolicyPart::TrafficSplit(part) => split(mesh, key, part, &mut found),
             PolicyPart::MeshPolicy(part) => mode(mesh, key, part, &mut found),
+            PolicyPart::Egress(part) => osm_problems::egress(mesh, key, part, &mut found),
+            PolicyPart::IngressBackend(part) => osm_problems::ingress(mesh, key, part, &mut found),
+            PolicyPart::Retry(part) => osm_problems::retry(mesh, key, part, &mut found),
+            PolicyPart::UpstreamTrafficSetting(part) => osm_problems::setting(mesh, key, part, &mut found),
             PolicyPart::Routes(_) => {}
         }
     }
@@ -68,7 +72,7 @@ fn target(mesh: &Mesh, key: &ObjectRef, part: &TargetPart, found: &mut BTreeSet<
     }
 }
 
-fn missing(key: &ObjectRef, field: &str, kind: Kind, name: &str) -> Problem {
+pub(super) fn missing(key: &ObjectRef, field: &str, kind: Kind, name: &str) -> Problem {
     let message =
         format!("there is no {kind} {name} in namespace {}; create it or correct the name", key.namespace);
     Problem::new(key, field, Reason::NotFound, message)

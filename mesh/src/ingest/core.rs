@@ -136,6 +136,12 @@ pub(super) fn slice(object: &EndpointSlice) -> SlicePart {
             .filter_map(|port| Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok()?)))
             .collect(),
         endpoints: object.endpoints.iter().filter_map(endpoint).collect(),
+        addresses: object
+            .endpoints
+            .iter()
+            .flat_map(|one| &one.addresses)
+            .filter_map(|a| a.parse().ok())
+            .collect(),
     }
 }
 

@@ -8,6 +8,7 @@ use crds::mesh_config::{Authorization, Mtls};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde::Serialize;
 
+use super::osm_part::{EgressPart, IngressPart, RetryPart, SettingPart};
 use crate::object::ObjectRef;
 
 /// What is kept of an object.
@@ -38,6 +39,14 @@ pub enum PolicyPart {
     TrafficSplit(SplitPart),
     /// Of a MeshPolicy.
     MeshPolicy(ModePart),
+    /// Of an Egress.
+    Egress(EgressPart),
+    /// Of an IngressBackend.
+    IngressBackend(IngressPart),
+    /// Of a Retry.
+    Retry(RetryPart),
+    /// Of an UpstreamTrafficSetting.
+    UpstreamTrafficSetting(SettingPart),
 }
 
 /// What is kept of a Namespace.
@@ -132,6 +141,8 @@ pub struct SlicePart {
     pub ports: BTreeMap<String, u16>,
     /// Endpoints that take new calls.
     pub endpoints: BTreeSet<EndpointPart>,
+    /// Addresses of all endpoints, those that take no calls included: they may still make some.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// One endpoint that takes new calls.

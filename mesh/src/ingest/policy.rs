@@ -24,7 +24,7 @@ const MOST_BACKENDS: usize = 64;
 const MOST_HEADERS: usize = 32;
 
 /// Kind of a service account in SMI.
-const SERVICE_ACCOUNT: &str = "ServiceAccount";
+pub(super) const SERVICE_ACCOUNT: &str = "ServiceAccount";
 
 pub(super) fn target(about: About<'_>, spec: &TrafficTargetSpec) -> Result<TargetPart, Problem> {
     about.at_most("spec.sources", MOST_SOURCES, spec.sources.len())?;
@@ -73,7 +73,7 @@ fn rule(about: About<'_>, field: &str, rule: &TrafficTargetRule) -> Result<RuleR
     }
 }
 
-fn unknown_kind(about: About<'_>, field: &str, kind: &str, allowed: &str) -> Problem {
+pub(super) fn unknown_kind(about: About<'_>, field: &str, kind: &str, allowed: &str) -> Problem {
     let shown: String = kind.chars().take(64).collect();
     about.problem(field, Reason::UnknownKind, format!("{shown:?} is not allowed here; write {allowed}"))
 }
@@ -116,8 +116,7 @@ fn header(about: About<'_>, field: &str, name: &str, text: &str) -> Result<(Stri
         "host" => ":authority".to_owned(),
         other => other.to_owned(),
     };
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if name != ":authority" && (name.is_empty() || name.len() > 256 || !name.bytes().all(token)) {
+    if name != ":authority" && !is_token(&name) {
         let message = "a header name has letters, digits and - only; write host for the authority";
         return Err(about.problem(field, Reason::BadHttp, message));
     }
@@ -125,7 +124,13 @@ fn header(about: About<'_>, field: &str, name: &str, text: &str) -> Result<(Stri
     Ok((name, text))
 }
 
-fn pattern(about: About<'_>, field: &str, text: &str) -> Result<String, Problem> {
+/// Whether a text can be the name of a header or a cookie (RFC 9110, token).
+pub(super) fn is_token(name: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    (1..=256).contains(&name.len()) && name.bytes().all(token)
+}
+
+pub(super) fn pattern(about: About<'_>, field: &str, text: &str) -> Result<String, Problem> {
     match Pattern::new(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(about.problem(field, Reason::BadRegex, error.to_string())),
@@ -170,7 +175,7 @@ pub(super) fn split(about: About<'_>, spec: &TrafficSplitSpec) -> Result<SplitPa
 
 /// The name of a service that may be written `name`, `name.namespace`, `name.namespace.svc` or in full. A name with
 /// another namespace stays as it is and will not be found.
-fn local_service<'a>(text: &'a str, namespace: &str) -> &'a str {
+pub(super) fn local_service<'a>(text: &'a str, namespace: &str) -> &'a str {
     let Some((name, rest)) = text.split_once('.') else { return text };
     match rest.strip_prefix(namespace) {
         Some("" | ".svc") => name,

@@ -77,7 +77,7 @@ pub(super) fn manager_filter(manager: &hcm::HttpConnectionManager) -> listener::
     network_filter("envoy.filters.network.http_connection_manager", any(manager))
 }
 
-fn filter(name: &str, config: Any) -> hcm::HttpFilter {
+pub(super) fn filter(name: &str, config: Any) -> hcm::HttpFilter {
     hcm::HttpFilter {
         name: name.to_owned(),
         config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)),

@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::extensions::filters::listener as listener_filters;
 use envoy_types::pb::google::protobuf::Any;
 
 use super::http::{guard, manager, manager_filter, network_filter, route_match, routes};
+use super::ingress::{connection_limit, limit_requests, limited};
 use super::outbound::{closed, original_dst};
 use super::wire::{Resources, any, no, number, seconds, socket_address};
 use super::{Context, http, rbac, tcp, tls};
@@ -34,8 +35,10 @@ pub(super) fn inbound(context: Context<'_>, resources: &mut Resources) {
         resources.add(ResourceType::Cluster, APP_HTTP2, &app(APP_HTTP2, Some(Protocol::Http2)));
     }
     for (number, port) in ports.iter().filter(|(_, port)| port.protocol.is_http()) {
-        let name = route_name(*number);
-        resources.add(ResourceType::Route, &name, &port_routes(context, &name, port));
+        for hears in [Hears::OnlyTls, Hears::Plaintext] {
+            let name = requests_name(*number, port, hears);
+            resources.add(ResourceType::Route, &name, &port_routes(context, &name, port, hears));
+        }
     }
     resources.add(ResourceType::Listener, "inbound", &inbound_listener(context));
 }
@@ -63,6 +66,14 @@ fn route_name(port: u16) -> String {
     format!("in|{port}")
 }
 
+/// Callers without TLS have their own routes where an IngressBackend speaks of them.
+fn requests_name(number: u16, port: &InboundPort, hears: Hears) -> String {
+    match hears {
+        Hears::Plaintext if !port.ingress.plaintext.is_empty() => format!("{}|plaintext", route_name(number)),
+        _ => route_name(number),
+    }
+}
+
 /// `proxy` tells inbound requests from others by this beginning of a statistic's name.
 fn stat_prefix(port: u16) -> String {
     format!("inbound_{port}")
@@ -80,13 +91,16 @@ fn inbound_listener(context: Context<'_>) -> listener::Listener {
     );
     let mut filters = vec![original_dst];
     let mut chains = Vec::new();
+    let mut inspected = false;
     for (number, port) in &context.view.inbound.ports {
-        chains.push(chain(context, *number, port, if permissive { Hears::Tls } else { Hears::OnlyTls }));
-        if permissive {
+        let plaintext = permissive || !port.ingress.plaintext.is_empty();
+        inspected |= plaintext || port.ingress.by_server_name();
+        chains.push(chain(context, *number, port, if plaintext { Hears::Tls } else { Hears::OnlyTls }));
+        if plaintext {
             chains.push(chain(context, *number, port, Hears::Plaintext));
         }
     }
-    if permissive {
+    if inspected {
         filters.push(inspector);
     }
     if chains.is_empty() {
@@ -99,8 +113,8 @@ fn inbound_listener(context: Context<'_>) -> listener::Listener {
         filter_chains: chains,
         listener_filters: filters,
         // A plaintext caller that waits for the server to speak first is let in after this long.
-        listener_filters_timeout: seconds(1).filter(|_| permissive),
-        continue_on_listener_filters_timeout: permissive,
+        listener_filters_timeout: seconds(1).filter(|_| inspected),
+        continue_on_listener_filters_timeout: inspected,
         traffic_direction: TrafficDirection::Inbound.into(),
         enable_reuse_port: no(),
         ..Default::default()
@@ -140,27 +154,46 @@ fn chain(context: Context<'_>, port: u16, inbound: &InboundPort, hears: Hears) -
             transport_protocol: transport.to_owned(),
             ..Default::default()
         }),
-        filters: filters(context, port, inbound),
-        transport_socket: (hears != Hears::Plaintext).then(|| tls::server(context, alpn)),
+        filters: filters(context, port, inbound, hears),
+        transport_socket: (hears != Hears::Plaintext).then(|| tls::server(context, alpn, &inbound.ingress)),
         ..Default::default()
     }
 }
 
-fn filters(context: Context<'_>, port: u16, inbound: &InboundPort) -> Vec<listener::Filter> {
-    let prefix = stat_prefix(port);
-    if inbound.protocol.is_http() {
-        let mut manager = manager(context, &prefix, &route_name(port), Some(rbac::deny_all()));
-        guard(&mut manager);
-        return vec![manager_filter(&manager)];
+fn verdicts(context: Context<'_>, inbound: &InboundPort, hears: Hears) -> rbac::Verdicts {
+    let permissive = context.view.inbound.mtls == Mtls::Permissive;
+    match hears {
+        Hears::Plaintext if !inbound.ingress.plaintext.is_empty() => {
+            rbac::over_plaintext(context, &inbound.access, &inbound.ingress, permissive)
+        }
+        _ => rbac::over_tls(context, &inbound.access, &inbound.ingress),
     }
-    let authorization = rbac::network(context, &inbound.access, &format!("tcp.{prefix}"));
+}
+
+fn filters(context: Context<'_>, port: u16, inbound: &InboundPort, hears: Hears) -> Vec<listener::Filter> {
+    let prefix = stat_prefix(port);
+    let limits = inbound.limits.as_ref();
+    let limit = connection_limit(limits, &format!("tcp.{prefix}")).into_iter();
+    if inbound.protocol.is_http() {
+        let routes = requests_name(port, inbound, hears);
+        let mut manager = manager(context, &prefix, &routes, Some(rbac::deny_all()));
+        guard(&mut manager);
+        limit_requests(&mut manager, limits);
+        return limit.chain([manager_filter(&manager)]).collect();
+    }
+    let authorization = rbac::network(verdicts(context, inbound, hears), &format!("tcp.{prefix}"));
     let authorization = authorization.map(|config| network_filter("envoy.filters.network.rbac", config));
     let app = BTreeMap::from([(APP.to_owned(), 1)]);
-    authorization.into_iter().chain([tcp::proxy(context, &prefix, &app, 1)]).collect()
+    authorization.into_iter().chain(limit).chain([tcp::proxy(context, &prefix, &app, 1)]).collect()
 }
 
 /// Every request that is allowed goes to the application, for as long as it takes.
-fn port_routes(context: Context<'_>, name: &str, port: &InboundPort) -> route::RouteConfiguration {
+fn port_routes(
+    context: Context<'_>,
+    name: &str,
+    port: &InboundPort,
+    hears: Hears,
+) -> route::RouteConfiguration {
     let app = if port.protocol == Protocol::Http2 { APP_HTTP2 } else { APP };
     let action = route::RouteAction {
         timeout: seconds(0),
@@ -172,8 +205,8 @@ fn port_routes(context: Context<'_>, name: &str, port: &InboundPort) -> route::R
         action: Some(route::route::Action::Route(action)),
         ..Default::default()
     };
-    let mut config = routes(name, vec![to_app]);
-    let access = rbac::per_route(context, &port.access);
+    let mut config = routes(name, limited(&to_app, port.limits.as_ref()));
+    let access = rbac::per_route(verdicts(context, port, hears));
     for host in &mut config.virtual_hosts {
         host.typed_per_filter_config = HashMap::from([(http::RBAC.to_owned(), access.clone())]);
     }

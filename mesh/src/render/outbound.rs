@@ -13,8 +13,10 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstreams;
 use envoy_types::pb::google::protobuf::Any;
 
+use super::egress::egress;
 use super::http::{http2, manager, manager_filter, route_match, routes};
 use super::tls::Peer;
+use super::upstream::{HTTP_OPTIONS, handle, handle_connections, settle};
 use super::wire::{Resources, ads, any, no, number, seconds, socket_address, yes};
 use super::{Context, tcp, tls};
 use crate::ingest::Protocol;
@@ -51,6 +53,7 @@ pub(super) fn outbound(context: Context<'_>, resources: &mut Resources) {
     };
     resources.add(ResourceType::Cluster, name, &original_dst(name, socket, None));
     resources.add(ResourceType::Listener, "outbound", &virtual_listener(context, name));
+    egress(context, name, resources);
 }
 
 /// A service that is dialed: listener and routes.
@@ -58,7 +61,8 @@ pub(super) fn dialed(context: Context<'_>, key: &ServicePort, service: &Service,
     let name = key.to_string();
     resources.add(ResourceType::Listener, &name, &service_listener(context, &name, key.port, service));
     if service.protocol.is_http() {
-        let all = service.routes.iter().flat_map(request_routes).collect();
+        let mut all: Vec<_> = service.routes.iter().flat_map(request_routes).collect();
+        handle(&mut all, &service.handling);
         resources.add(ResourceType::Route, &name, &routes(&name, all));
     }
 }
@@ -119,13 +123,14 @@ pub(super) fn closed(port: u16) -> listener::FilterChain {
 }
 
 fn service_listener(context: Context<'_>, name: &str, port: u16, service: &Service) -> listener::Listener {
-    let filter = if service.protocol.is_http() {
+    let mut filter = if service.protocol.is_http() {
         manager_filter(&manager(context, STAT_PREFIX, name, None))
     } else {
         let to =
             service.routes.iter().find(|route| route.matches.is_empty()).map(weights).unwrap_or_default();
         tcp::proxy(context, STAT_PREFIX, &to, ATTEMPTS)
     };
+    handle_connections(&mut filter, &service.handling);
     let mut addresses = service.addresses.iter().map(|address| socket_address(&address.to_string(), port));
     let first = addresses.next();
     let more =
@@ -202,7 +207,7 @@ fn service_cluster(context: Context<'_>, key: &ServicePort, destination: &Destin
     let ids = destination.peers.iter().map(|peer| peer.spiffe_id(&context.view.trust_domain)).collect();
     let alpn: &[&str] = if destination.protocol.is_http() { &["h2"] } else { &[] };
     let sni = format!("{}.{}.svc", key.service, key.namespace);
-    cluster::Cluster {
+    let mut cluster = cluster::Cluster {
         eds_cluster_config: Some(cluster::cluster::EdsClusterConfig {
             eds_config: Some(ads()),
             ..Default::default()
@@ -218,7 +223,9 @@ fn service_cluster(context: Context<'_>, key: &ServicePort, destination: &Destin
         ),
         transport_socket: Some(tls::client(context, &Peer::Exactly(ids), sni, alpn)),
         ..base_cluster(&key.to_string())
-    }
+    };
+    settle(&mut cluster, &destination.settings);
+    cluster
 }
 
 /// A cluster that connects to where the application meant to go.
@@ -240,7 +247,7 @@ pub(super) fn original_dst(
 
 /// What all clusters share. Envoy's own limits (1024 connections, requests and so on) would fail calls of an
 /// application that is busier than that.
-fn base_cluster(name: &str) -> cluster::Cluster {
+pub(super) fn base_cluster(name: &str) -> cluster::Cluster {
     let most = number(u32::MAX);
     let limits = cluster::circuit_breakers::Thresholds {
         max_connections: most,
@@ -278,7 +285,7 @@ fn http_options(protocol: Option<Protocol>) -> HashMap<String, Any> {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
         ..Default::default()
     };
-    HashMap::from([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(), any(&options))])
+    HashMap::from([(HTTP_OPTIONS.to_owned(), any(&options))])
 }
 
 fn load_assignment(name: &str, destination: &Destination) -> endpoint::ClusterLoadAssignment {

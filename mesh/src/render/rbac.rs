@@ -8,9 +8,10 @@ use envoy_types::pb::google::protobuf::Any;
 
 use super::Context;
 use super::http::header_matchers;
+use super::ingress::policies;
 use super::wire::{HttpRbac, HttpRbacPerRoute, NetworkRbac, Rules, any_as};
-use crate::ingest::HttpMatch;
-use crate::view::{Access, Grant, PolicyName, Requests};
+use crate::ingest::{HttpMatch, ServiceAccount};
+use crate::view::{Access, Grant, Ingress, PolicyName, Requests};
 
 /// Prefix of the statistics of what would have been denied.
 const AUDIT: &str = "audit_";
@@ -21,61 +22,132 @@ pub(super) fn deny_all() -> Any {
     any_as("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac)
 }
 
-/// What the routes of a port say. No `rbac` at all switches the filter off.
-pub(super) fn per_route(context: Context<'_>, access: &Access) -> Any {
-    let rbac = match access {
-        Access::Everyone => None,
-        Access::Only(grants) => Some(HttpRbac { rules: Some(union(context, grants)), ..Default::default() }),
-        Access::Audited(grants) => Some(HttpRbac {
-            shadow_rules: Some(union(context, grants)),
-            shadow_rules_stat_prefix: AUDIT.to_owned(),
-            ..Default::default()
-        }),
+/// Policies by name.
+pub(super) type Policies = BTreeMap<String, rbac::Policy>;
+
+/// What is allowed, and what would be.
+#[derive(Default)]
+pub(super) struct Verdicts {
+    /// Nothing else is allowed; everything when `None`.
+    rules: Option<Policies>,
+    /// What else is tried is counted.
+    shadow: Option<Policies>,
+}
+
+/// What callers with TLS may do: the rules of the mesh and what `ingress` grants. Where callers without a certificate
+/// get this far, "everybody" is every member of the mesh.
+pub(super) fn over_tls(context: Context<'_>, access: &Access, ingress: &Ingress) -> Verdicts {
+    let more = || policies(&ingress.tls);
+    let members = || {
+        let domain = format!("spiffe://{}/", context.view.trust_domain);
+        let member = authenticated(Some(matcher::string_matcher::MatchPattern::Prefix(domain)));
+        let member = rbac::Principal { identifier: Some(member) };
+        let any = vec![permission(rbac::permission::Rule::Any(true))];
+        let policy = rbac::Policy { permissions: any, principals: vec![member], ..Default::default() };
+        Policies::from([("members of the mesh".to_owned(), policy)])
     };
-    any_as("envoy.extensions.filters.http.rbac.v3.RBACPerRoute", &HttpRbacPerRoute { rbac })
+    let all = || ingress.certless().then(|| members().into_iter().chain(more()).collect());
+    match access {
+        Access::Everyone => Verdicts { rules: all(), shadow: None },
+        Access::Only(grants) => {
+            Verdicts { rules: Some(union(context, grants).into_iter().chain(more()).collect()), shadow: None }
+        }
+        Access::Audited(grants) => Verdicts {
+            rules: all(),
+            shadow: Some(union(context, grants).into_iter().chain(more()).collect()),
+        },
+    }
+}
+
+/// What callers without TLS may do: what `ingress` grants and, where the mesh accepts them (`permissive`), what it says
+/// of callers without a name.
+pub(super) fn over_plaintext(
+    context: Context<'_>,
+    access: &Access,
+    ingress: &Ingress,
+    permissive: bool,
+) -> Verdicts {
+    let granted = policies(&ingress.plaintext);
+    match access {
+        _ if !permissive => Verdicts { rules: Some(granted), shadow: None },
+        Access::Everyone => Verdicts::default(),
+        Access::Only(grants) => Verdicts {
+            rules: Some(union(context, grants).into_iter().chain(granted).collect()),
+            shadow: None,
+        },
+        Access::Audited(grants) => Verdicts {
+            rules: None,
+            shadow: Some(union(context, grants).into_iter().chain(granted).collect()),
+        },
+    }
+}
+
+/// What the routes of a port say. No `rbac` at all switches the filter off.
+pub(super) fn per_route(verdicts: Verdicts) -> Any {
+    let said = verdicts.rules.is_some() || verdicts.shadow.is_some();
+    let prefix = if verdicts.shadow.is_some() { AUDIT } else { "" };
+    let rbac = HttpRbac {
+        rules: verdicts.rules.map(rules),
+        shadow_rules: verdicts.shadow.map(rules),
+        shadow_rules_stat_prefix: prefix.to_owned(),
+    };
+    let config = HttpRbacPerRoute { rbac: said.then_some(rbac) };
+    any_as("envoy.extensions.filters.http.rbac.v3.RBACPerRoute", &config)
 }
 
 /// The filter of a TCP port; `None` when everybody may connect.
-pub(super) fn network(context: Context<'_>, access: &Access, stat_prefix: &str) -> Option<Any> {
-    let mut rbac = NetworkRbac { stat_prefix: stat_prefix.to_owned(), ..Default::default() };
-    match access {
-        Access::Everyone => return None,
-        Access::Only(grants) => rbac.rules = Some(union(context, grants)),
-        Access::Audited(grants) => {
-            rbac.shadow_rules = Some(union(context, grants));
-            rbac.shadow_rules_stat_prefix = AUDIT.to_owned();
-        }
+pub(super) fn network(verdicts: Verdicts, stat_prefix: &str) -> Option<Any> {
+    if verdicts.rules.is_none() && verdicts.shadow.is_none() {
+        return None;
     }
+    let prefix = if verdicts.shadow.is_some() { AUDIT } else { "" };
+    let rbac = NetworkRbac {
+        stat_prefix: stat_prefix.to_owned(),
+        rules: verdicts.rules.map(rules),
+        shadow_rules: verdicts.shadow.map(rules),
+        shadow_rules_stat_prefix: prefix.to_owned(),
+    };
     Some(any_as("envoy.extensions.filters.network.rbac.v3.RBAC", &rbac))
 }
 
-fn rules(policies: BTreeMap<String, rbac::Policy>) -> Rules {
+fn rules(policies: Policies) -> Rules {
     Rules { action: rbac::rbac::Action::Allow.into(), policies }
 }
 
-fn union(context: Context<'_>, grants: &BTreeMap<PolicyName, Grant>) -> Rules {
-    rules(grants.iter().map(|(name, grant)| (name.to_string(), policy(context, grant))).collect())
+fn union(context: Context<'_>, grants: &BTreeMap<PolicyName, Grant>) -> Policies {
+    grants.iter().map(|(name, grant)| (name.to_string(), policy(context, grant))).collect()
+}
+
+/// What a certificate must say; any will do without a pattern.
+pub(super) fn authenticated(
+    pattern: Option<matcher::string_matcher::MatchPattern>,
+) -> rbac::principal::Identifier {
+    let name =
+        pattern.map(|pattern| matcher::StringMatcher { match_pattern: Some(pattern), ..Default::default() });
+    rbac::principal::Identifier::Authenticated(rbac::principal::Authenticated { principal_name: name })
+}
+
+pub(super) fn permissions(requests: &Requests) -> Vec<rbac::Permission> {
+    match requests {
+        Requests::Any => vec![permission(rbac::permission::Rule::Any(true))],
+        Requests::Matching(matches) => matches.iter().map(request).collect(),
+    }
 }
 
 fn policy(context: Context<'_>, grant: &Grant) -> rbac::Policy {
-    let permissions = match &grant.requests {
-        Requests::Any => vec![permission(rbac::permission::Rule::Any(true))],
-        Requests::Matching(matches) => matches.iter().map(request).collect(),
+    let exactly = |source: &ServiceAccount| {
+        let id = source.spiffe_id(&context.view.trust_domain);
+        let pattern = matcher::string_matcher::MatchPattern::Exact(id);
+        rbac::Principal { identifier: Some(authenticated(Some(pattern))) }
     };
-    let principals = grant.sources.iter().map(|source| rbac::Principal {
-        identifier: Some(rbac::principal::Identifier::Authenticated(rbac::principal::Authenticated {
-            principal_name: Some(matcher::StringMatcher {
-                match_pattern: Some(matcher::string_matcher::MatchPattern::Exact(
-                    source.spiffe_id(&context.view.trust_domain),
-                )),
-                ..Default::default()
-            }),
-        })),
-    });
-    rbac::Policy { permissions, principals: principals.collect(), ..Default::default() }
+    rbac::Policy {
+        permissions: permissions(&grant.requests),
+        principals: grant.sources.iter().map(exactly).collect(),
+        ..Default::default()
+    }
 }
 
-fn permission(rule: rbac::permission::Rule) -> rbac::Permission {
+pub(super) fn permission(rule: rbac::permission::Rule) -> rbac::Permission {
     rbac::Permission { rule: Some(rule) }
 }
 

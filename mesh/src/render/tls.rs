@@ -3,9 +3,11 @@
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+use envoy_types::pb::google::protobuf::BoolValue;
 
 use super::Context;
-use super::wire::{any, seconds, yes};
+use super::wire::{any, seconds};
+use crate::view::Ingress;
 
 /// Name of Envoy's TLS transport socket.
 const TLS: &str = "envoy.transport_sockets.tls";
@@ -41,10 +43,19 @@ pub(super) fn client(context: Context<'_>, peer: &Peer, sni: String, alpn: &[&st
 
 /// The server's side. Sessions are not resumed: a resumed one would not look at the certificate again, and mesh
 /// connections are few and long.
-pub(super) fn server(context: Context<'_>, alpn: &[&str]) -> core::TransportSocket {
+pub(super) fn server(context: Context<'_>, alpn: &[&str], ingress: &Ingress) -> core::TransportSocket {
+    let mut common = common(context, Vec::new(), alpn);
+    if !ingress.tls.is_empty() {
+        // Ingress controllers may know no newer version.
+        common.tls_params = common.tls_params.map(|params| tls::TlsParameters {
+            tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv12.into(),
+            ..params
+        });
+    }
     let message = tls::DownstreamTlsContext {
-        common_tls_context: Some(common(context, Vec::new(), alpn)),
-        require_client_certificate: yes(),
+        common_tls_context: Some(common),
+        // A certificate that is shown must be one of the mesh in any case.
+        require_client_certificate: Some(BoolValue { value: !ingress.certless() }),
         disable_stateful_session_resumption: true,
         session_ticket_keys_type: Some(
             tls::downstream_tls_context::SessionTicketKeysType::DisableStatelessSessionResumption(true),

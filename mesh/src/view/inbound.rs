@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::mesh_config::Authorization;
 
+use super::ingress::{ingress, limits};
 use super::types::{Access, Grant, Inbound, InboundPort, PolicyName, Requests};
 use crate::audience::Audience;
 use crate::index::Mesh;
@@ -22,7 +23,9 @@ pub(crate) fn inbound(mesh: &Mesh, audience: &Audience) -> Inbound {
             Authorization::Enforce => Access::Only(grants(mesh, audience, *port, *protocol)),
             Authorization::Audit => Access::Audited(grants(mesh, audience, *port, *protocol)),
         };
-        (*port, InboundPort { protocol: *protocol, access })
+        let ingress = ingress(mesh, audience, *port, *protocol);
+        let limits = limits(mesh, audience, *port);
+        (*port, InboundPort { protocol: *protocol, access, ingress, limits })
     });
     Inbound { mtls: audience.mtls.0, ports: ports.collect() }
 }

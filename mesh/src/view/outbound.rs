@@ -11,8 +11,9 @@ use crds::mesh_config::{Authorization, Egress};
 
 use super::inbound::group;
 use super::types::{Destination, Otherwise, Outbound, Route, Service, ServicePort};
+use super::upstream::{handling, retry};
 use crate::index::{Mesh, Space};
-use crate::ingest::{HttpMatch, PodPart, PolicyPart, ServiceAccount, ServicePortPart, SplitPart};
+use crate::ingest::{HttpMatch, PodPart, PolicyPart, RetryRules, ServiceAccount, ServicePortPart, SplitPart};
 use crate::object::Kind;
 use crate::settings::Settings;
 
@@ -21,12 +22,25 @@ use crate::settings::Settings;
 pub(crate) struct Sight {
     /// Service accounts behind the service that TrafficTargets open to the caller.
     opened: BTreeSet<String>,
+    /// When the caller's calls to the service are tried again.
+    retry: Option<RetryRules>,
 }
 
 impl Sight {
     /// `opened` is what is open to the caller in the service's namespace, `accounts` is who is behind the service.
     pub(crate) fn new(opened: &BTreeSet<String>, accounts: &BTreeSet<String>) -> Self {
-        Self { opened: opened.intersection(accounts).cloned().collect() }
+        Self { opened: opened.intersection(accounts).cloned().collect(), retry: None }
+    }
+
+    /// With what the caller's Retries say of its calls to the service.
+    pub(crate) fn retrying(
+        self,
+        mesh: &Mesh,
+        caller: &ServiceAccount,
+        namespace: &str,
+        service: &str,
+    ) -> Self {
+        Self { retry: retry(mesh, caller, namespace, service).cloned(), ..self }
     }
 
     /// Whether the caller may call a pod, as far as it must know.
@@ -55,7 +69,7 @@ pub(super) fn nothing(settings: &Settings) -> Outbound {
         Egress::Allow => Otherwise::Passthrough,
         Egress::Deny => Otherwise::MeshOnly,
     };
-    Outbound { otherwise, services: BTreeMap::new(), destinations: BTreeMap::new() }
+    Outbound { otherwise, services: BTreeMap::new(), destinations: BTreeMap::new(), egress: BTreeMap::new() }
 }
 
 /// The ports of a service that can be dialed; `None` when the caller may call nobody behind it, whatever its ports.
@@ -82,7 +96,8 @@ pub(crate) fn dialed(
             return None;
         }
         let key = ServicePort { namespace: namespace.to_owned(), service: name.to_owned(), port: *number };
-        Some((key, Service { protocol: port.protocol, addresses, routes }))
+        let handling = handling(mesh, namespace, sight.retry.as_ref(), name, &routes);
+        Some((key, Service { protocol: port.protocol, addresses, routes, handling }))
     });
     Some(ports.collect())
 }
@@ -105,6 +120,7 @@ pub(crate) fn destination(mesh: &Mesh, receiver: &ServicePort, sight: &Sight) ->
         protocol: port.protocol,
         peers,
         endpoints: one_family(endpoints),
+        settings: mesh.setting_of(namespace, service).map(|part| part.callers.clone()).unwrap_or_default(),
     })
 }
 

@@ -108,7 +108,11 @@ impl Touched {
                 self.split.insert(namespace());
                 self.rest.insert(namespace());
             }
-            Kind::TCPRoute => {
+            Kind::TCPRoute | Kind::Egress | Kind::IngressBackend => {
+                self.rest.insert(namespace());
+            }
+            Kind::UpstreamTrafficSetting => {
+                self.spaces.insert(namespace());
                 self.rest.insert(namespace());
             }
             Kind::MeshPolicy if key.namespace != mesh.settings().namespace => {
@@ -117,6 +121,7 @@ impl Touched {
             }
             // Of a policy whose reach is not known here, everything.
             Kind::MeshPolicy
+            | Kind::Retry
             | Kind::Namespace
             | Kind::Pod
             | Kind::Service

@@ -7,7 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use crds::mesh_config::{AccessLog, Mtls};
 use serde::{Serialize, Serializer};
 
-use crate::ingest::{HttpMatch, Protocol, ServiceAccount};
+use super::egress::EgressPort;
+use super::ingress::Ingress;
+use super::upstream::Handling;
+use crate::ingest::{CallerSettings, HttpMatch, Limits, Protocol, ServiceAccount};
 
 /// What the sidecars of one audience do.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,9 @@ pub struct Outbound {
     pub services: BTreeMap<ServicePort, Service>,
     /// Where their calls go. Holds every receiver that a route names.
     pub destinations: BTreeMap<ServicePort, Destination>,
+    /// What the application can call outside the mesh, by port.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub egress: BTreeMap<u16, EgressPort>,
 }
 
 /// Calls to anything else than the services that may be called.
@@ -78,6 +84,9 @@ pub struct Service {
     pub addresses: BTreeSet<IpAddr>,
     /// Where requests go, first match first. Never empty.
     pub routes: Vec<Route>,
+    /// How they are handled.
+    #[serde(skip_serializing_if = "Handling::is_empty")]
+    pub handling: Handling,
 }
 
 /// The pods behind a service port.
@@ -90,13 +99,16 @@ pub struct Destination {
     pub peers: BTreeSet<ServiceAccount>,
     /// Those that take calls now.
     pub endpoints: BTreeSet<SocketAddr>,
+    /// Limits and choices of the caller.
+    #[serde(skip_serializing_if = "CallerSettings::is_empty")]
+    pub settings: CallerSettings,
 }
 
 impl Destination {
     /// Whether only the endpoints may differ, which are a resource of their own.
     pub(crate) fn same_cluster(&self, other: &Self) -> bool {
-        let Self { protocol, peers, endpoints: _ } = self;
-        *protocol == other.protocol && *peers == other.peers
+        let Self { protocol, peers, endpoints: _, settings } = self;
+        *protocol == other.protocol && *peers == other.peers && *settings == other.settings
     }
 }
 
@@ -129,6 +141,12 @@ pub struct InboundPort {
     pub protocol: Protocol,
     /// Who may do what.
     pub access: Access,
+    /// What callers outside the mesh may do.
+    #[serde(skip_serializing_if = "Ingress::is_empty")]
+    pub ingress: Ingress,
+    /// How many calls it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
 }
 
 /// Who may do what at a port.

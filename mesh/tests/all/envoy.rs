@@ -1,7 +1,11 @@
 //! Real Envoys, the oldest and the newest that we support: they accept what is rendered, and they decide as `decide`
 //! does.
 
+mod egress;
+mod ingress;
 mod live;
+mod outside;
+mod upstream;
 
 use crds::mesh_config::{AccessLog, Authorization, Egress, Mtls};
 use envoy_types::pb::envoy::config::route::v3 as route;

@@ -182,6 +182,8 @@ fn objects() -> Vec<Object> {
         mode("plain", json!({"selector": {"matchLabels": {"version": "v1"}}, "mtls": "Permissive"})),
         mode("all", json!({"authorization": "AllowAll"})),
     ]);
+    all.extend(outside());
+    all.extend([gateway(&[]), gateway(&["192.0.2.7", "192.0.2.1"])]);
     all
 }
 

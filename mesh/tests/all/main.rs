@@ -9,6 +9,7 @@ mod incremental;
 mod index;
 mod ingest;
 mod order;
+mod osm;
 mod pure;
 mod render;
 mod seal;

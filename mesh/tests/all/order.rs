@@ -1,7 +1,8 @@
 //! Properties: order never matters, bytes are always the same, and taking something away never opens anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use mesh::decide::{Callee, Caller, Request, Stranger, StrangerTls};
 use mesh::{Call, Kind, Mesh, Object, Snapshot, Verdict, decide, render, view};
 use proptest::prelude::*;
 use serde_json::json;
@@ -45,7 +46,10 @@ fn rich() -> Vec<Object> {
         ),
         service("same-port", "10.0.0.14", json!({"version": "v1"}), &[("tcp", 81, json!(8080))]),
     ];
-    bookstore().into_iter().chain(more).collect()
+    // Of one name only one at a time: which of two is there depends on which comes last.
+    let mut names = BTreeSet::new();
+    let outside = outside().into_iter().filter(|object| names.insert(object.reference())).collect::<Vec<_>>();
+    bookstore().into_iter().chain(more).chain(outside).collect()
 }
 
 fn everything(mesh: &Mesh) -> BTreeMap<String, Snapshot> {
@@ -67,7 +71,32 @@ fn calls() -> Vec<Call> {
         })
     });
     let tcp = accounts.iter().map(|from| connection(from, "warehouse-1", 5432));
-    http.chain(tcp).collect()
+    http.chain(tcp).chain(outside_calls()).collect()
+}
+
+/// Calls that leave and enter the mesh.
+fn outside_calls() -> Vec<Call> {
+    let mut calls = Vec::new();
+    for address in ["10.9.0.1", "10.8.0.1", "203.0.113.1"] {
+        for host in ["books.example.com", "a.example.com", "other.example.com"] {
+            let http = |path: &str| match request("buyer", "v1", "GET", path, &[]).request {
+                request @ Request::Http { .. } => request,
+                _ => unreachable!(),
+            };
+            let tls = Request::Tls { server_name: Some(host.to_owned()) };
+            for (request, port) in [(http("/books"), 80), (http("/"), 80), (tls, 443), (Request::Tcp, 80)] {
+                let to = Callee::Outside { host: Some(host.to_owned()), address: address.parse().ok(), port };
+                calls.push(Call { to, request, ..connection("buyer", "v1", 80) });
+            }
+        }
+    }
+    let name = "spiffe://cluster.local/ns/ingress/sa/gateway".to_owned();
+    let tls = StrangerTls { name: Some(name), server_name: None };
+    for (address, tls) in [("192.0.2.1", None), ("192.0.2.2", None), ("192.0.2.2", Some(tls))] {
+        let from = Caller::Outside(Stranger { address: address.parse().unwrap(), tls });
+        calls.push(Call { from, ..request("buyer", "v1", "GET", "/", &[]) });
+    }
+    calls
 }
 
 fn allowed(mesh: &Mesh) -> Vec<bool> {

@@ -112,6 +112,10 @@ pub fn policy_with(kind: &str, name: &str, namespace: &str, labels: &Value, spec
         "TCPRoute" => object!(crds::TCPRoute, value),
         "TrafficSplit" => object!(crds::TrafficSplit, value),
         "MeshPolicy" => object!(crds::MeshPolicy, value),
+        "Egress" => object!(crds::Egress, value),
+        "IngressBackend" => object!(crds::IngressBackend, value),
+        "Retry" => object!(crds::Retry, value),
+        "UpstreamTrafficSetting" => object!(crds::UpstreamTrafficSetting, value),
         other => panic!("{other}"),
     }
 }
@@ -215,4 +219,86 @@ pub fn connection(from: &str, to: &str, port: u16) -> Call {
         to: Callee::Pod { namespace: NS.to_owned(), name: to.to_owned(), port },
         request: Request::Tcp,
     }
+}
+
+/// OSM's kinds, several of which speak of the same thing. An IngressBackend opens the bookstore to the gateway, whose
+/// pods are not part of the mesh.
+pub fn outside() -> Vec<Object> {
+    let egress = |name: &str, account: &str, host: &str, more: Value| {
+        let mut spec = json!({
+            "sources": [{"kind": "ServiceAccount", "name": account}], "hosts": [host],
+            "ports": [{"number": 80, "protocol": "http"}, {"number": 443, "protocol": "https"}],
+        });
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        policy("Egress", name, spec)
+    };
+    let ingress = |name: &str, port: i32, protocol: &str, sources: Value| {
+        let backend = json!({"name": "bookstore", "port": {"number": port, "protocol": protocol}});
+        policy("IngressBackend", name, json!({"backends": [backend], "sources": sources}))
+    };
+    let retry = |name: &str, account: &str, on: &str| {
+        let source = json!({"kind": "ServiceAccount", "name": account});
+        let destinations =
+            json!([{"kind": "Service", "name": "bookstore"}, {"kind": "Service", "name": "bookstore-v1"}]);
+        policy(
+            "Retry",
+            name,
+            json!({"source": source, "destinations": destinations, "retryPolicy": {"retryOn": on}}),
+        )
+    };
+    let setting = |name: &str, host: &str, limit: u32| {
+        let spec = json!({
+            "host": host,
+            "connectionSettings": {"tcp": {"maxConnections": limit}, "http": {"requestTimeout": format!("{limit}s")}},
+            "rateLimit": {"local": {"http": {"requests": limit, "unit": "second"}}},
+            "loadBalancing": {"policy": "ConsistentHash", "hashHeader": format!("x-{limit}")},
+        });
+        policy("UpstreamTrafficSetting", name, spec)
+    };
+    let group = |name: &str| json!({"matches": [{"kind": "HTTPRouteGroup", "name": name}]});
+    vec![
+        egress("e1", "buyer", "books.example.com", group("books")),
+        egress("e2", "buyer", "books.example.com", json!({"ipAddresses": ["10.9.0.0/16"]})),
+        egress(
+            "e3",
+            "buyer",
+            "*.example.com",
+            json!({"matches": [{"kind": "UpstreamTrafficSetting", "name": "u1"}]}),
+        ),
+        egress("e3", "thief", "other.example.com", group("gone")),
+        egress(
+            "e4",
+            "buyer",
+            "x",
+            json!({"ports": [{"number": 80, "protocol": "tcp"}], "ipAddresses": ["10.8.0.0/24"]}),
+        ),
+        ingress("i1", 8080, "http", json!([{"kind": "Service", "name": "gateway", "namespace": "ingress"}])),
+        ingress(
+            "i2",
+            8080,
+            "https",
+            json!([{"kind": "AuthenticatedPrincipal", "name": "gateway.ingress.cluster.local"}]),
+        ),
+        ingress("i2", 8080, "http", json!([{"kind": "IPRange", "name": "192.168.0.0/16"}])),
+        gateway(&["192.0.2.1"]),
+        retry("r1", "buyer", "5xx"),
+        retry("r2", "buyer", "unavailable"),
+        retry("r2", "thief", "5xx"),
+        setting("u1", "bookstore", 1),
+        setting("u2", "bookstore.shop.svc.cluster.local", 2),
+        setting("u2", "warehouse", 3),
+        setting("u3", "bookstore-v1", 4),
+    ]
+}
+
+/// The pods of the gateway.
+pub fn gateway(addresses: &[&str]) -> Object {
+    let endpoints: Vec<_> = addresses.iter().map(|address| json!({"addresses": [address]})).collect();
+    object!(
+        k8s_openapi::api::discovery::v1::EndpointSlice,
+        json!({
+            "metadata": {"name": "gateway-1", "namespace": "ingress", "labels": {"kubernetes.io/service-name": "gateway"}},
+            "addressType": "IPv4", "ports": [], "endpoints": endpoints,
+        })
+    )
 }

@@ -76,6 +76,10 @@ async fn tell_problem(ctx: &Context, problem: &ProblemReport) {
         "HTTPRouteGroup" => ApiResource::erase::<crds::HTTPRouteGroup>(&()),
         "TCPRoute" => ApiResource::erase::<crds::TCPRoute>(&()),
         "TrafficSplit" => ApiResource::erase::<crds::TrafficSplit>(&()),
+        "Egress" => ApiResource::erase::<crds::Egress>(&()),
+        "IngressBackend" => ApiResource::erase::<crds::IngressBackend>(&()),
+        "Retry" => ApiResource::erase::<crds::Retry>(&()),
+        "UpstreamTrafficSetting" => ApiResource::erase::<crds::UpstreamTrafficSetting>(&()),
         "MeshPolicy" => ApiResource::erase::<crds::MeshPolicy>(&()),
         // The operator may read no others; PoliciesApplied names them.
         _ => return,

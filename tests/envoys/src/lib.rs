@@ -202,7 +202,7 @@ impl Config {
     }
 }
 
-fn any<M: Message + Name>(message: &M) -> Any {
+pub fn any<M: Message + Name>(message: &M) -> Any {
     Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 
@@ -236,7 +236,7 @@ fn controller() -> cluster::Cluster {
     cluster
 }
 
-fn local(port: u16) -> core::Address {
+pub fn local(port: u16) -> core::Address {
     core::Address {
         address: Some(core::address::Address::SocketAddress(core::SocketAddress {
             address: "127.0.0.1".to_owned(),

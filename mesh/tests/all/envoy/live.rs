@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::world::*;
 
 /// An application that answers with what it was asked.
-fn app() -> u16 {
+pub fn app() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -42,7 +42,7 @@ fn answer(mut stream: TcpStream) {
 }
 
 /// Status and body of a request; `None` when the connection was closed without an answer.
-fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<(u16, String)> {
+pub fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut text = format!("{method} {path} HTTP/1.1\r\nhost: bookstore\r\nconnection: close\r\n");
@@ -64,7 +64,7 @@ fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<
 }
 
 /// Envoy keeps a connection that it is done with open for a second, so its end is not waited for.
-fn is_whole(answer: &[u8]) -> bool {
+pub fn is_whole(answer: &[u8]) -> bool {
     let text = String::from_utf8_lossy(answer);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
@@ -137,7 +137,7 @@ impl Stage {
     }
 }
 
-fn config(mesh: &Mesh, pod: &str, secrets: &TempDir) -> Config {
+pub fn config(mesh: &Mesh, pod: &str, secrets: &TempDir) -> Config {
     let view = mesh::view(mesh, &mesh.audience(NS, pod).unwrap());
     let snapshot = mesh::render::render_with(&view, secrets.path().to_str().unwrap());
     Config::of(&snapshot).inlined(&snapshot)

@@ -85,6 +85,10 @@ pub(super) fn validation(blueprint: &Blueprint<'_>) -> Option<DynamicObject> {
                 rule("access.smi-spec.io", &["traffictargets"]),
                 rule("specs.smi-spec.io", &["httproutegroups", "tcproutes"]),
                 rule("split.smi-spec.io", &["trafficsplits"]),
+                rule(
+                    "policy.openservicemesh.io",
+                    &["egresses", "ingressbackends", "retries", "upstreamtrafficsettings"],
+                ),
             ],
             // What slips through is judged again by ingest; nobody must be locked out of repairing a mesh.
             "failurePolicy": "Ignore",
