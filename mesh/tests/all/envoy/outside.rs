@@ -181,8 +181,12 @@ fn leg_tls(secrets: Option<&TempDir>, sni: &str) -> core::TransportSocket {
     };
     let common = tls::CommonTlsContext {
         tls_certificate_sds_secret_configs: secrets.map(secret).into_iter().collect(),
-        tls_params: secrets.is_none().then(|| tls::TlsParameters {
-            tls_maximum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv12.into(),
+        tls_params: Some(tls::TlsParameters {
+            tls_maximum_protocol_version: if secrets.is_some() {
+                tls::tls_parameters::TlsProtocol::TlSv13.into()
+            } else {
+                tls::tls_parameters::TlsProtocol::TlSv12.into()
+            },
             ..Default::default()
         }),
         ..Default::default()
