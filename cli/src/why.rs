@@ -96,8 +96,13 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
 fn objects(verdict: &Verdict) -> &[ObjectRef] {
     match verdict {
         Verdict::Allowed(Because::Policies(objects))
-        | Verdict::Denied(Denial::NotGranted { near: objects }) => objects,
-        Verdict::Allowed(Because::AllowAll | Because::Audited) | Verdict::Denied(_) => &[],
+        | Verdict::Denied(
+            Denial::NotGranted { near: objects }
+            | Denial::NoEgress { near: objects }
+            | Denial::NoIngress { near: objects },
+        ) => objects,
+        Verdict::Allowed(Because::AllowAll | Because::Audited | Because::EgressAllowed)
+        | Verdict::Denied(_) => &[],
     }
 }
 
@@ -304,8 +309,8 @@ mod tests {
     #[test]
     fn the_answer_names_object_commit_and_file() {
         let target = ObjectRef::new(Kind::TrafficTarget, "bookstore", "buyer");
-        let origin = Origin { commit: "0123456789abcdef".to_owned(), file: "policies/t.yaml:1".to_owned() };
-        let origins = BTreeMap::from([(target.clone(), origin)]);
+        let git = Origin { commit: "0123456789abcdef".to_owned(), file: "policies/t.yaml:1".to_owned() };
+        let origins = BTreeMap::from([(target.clone(), git)]);
         let allowed = text(&Verdict::Allowed(Because::Policies(vec![target.clone()])), &origins);
         assert_eq!(
             allowed,

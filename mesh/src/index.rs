@@ -215,7 +215,7 @@ impl Mesh {
             | Kind::IngressBackend
             | Kind::Retry
             | Kind::UpstreamTrafficSetting => {
-                what.extend(self.policies.remove(reference, &self.settings.namespace))
+                what.extend(self.policies.remove(reference, &self.settings.namespace));
             }
         }
         if self.spaces.get(home).is_some_and(Space::is_empty) {

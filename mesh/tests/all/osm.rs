@@ -181,11 +181,7 @@ fn what_can_never_be_right_is_named_by_field() {
             Reason::Incomplete,
             "spec.sources[0].name",
         ),
-        (
-            retry(foreign.clone(), json!({"retryOn": "5xx"})),
-            Reason::ForeignNamespace,
-            "spec.source.namespace",
-        ),
+        (retry(foreign, json!({"retryOn": "5xx"})), Reason::ForeignNamespace, "spec.source.namespace"),
         (retry(account.clone(), json!({"retryOn": "often"})), Reason::BadSetting, "spec.retryPolicy.retryOn"),
         (retry(account.clone(), json!({"retryOn": ""})), Reason::BadSetting, "spec.retryPolicy"),
         (

@@ -202,6 +202,7 @@ impl Config {
     }
 }
 
+/// A message as what filters and the like are configured with.
 pub fn any<M: Message + Name>(message: &M) -> Any {
     Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
@@ -236,6 +237,7 @@ fn controller() -> cluster::Cluster {
     cluster
 }
 
+/// A port of this machine.
 pub fn local(port: u16) -> core::Address {
     core::Address {
         address: Some(core::address::Address::SocketAddress(core::SocketAddress {

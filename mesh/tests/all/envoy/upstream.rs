@@ -100,7 +100,7 @@ impl Stage {
         server.listen("inbound", &[http_port, tcp_port]);
         server.lead("inbound", app.port);
         let mut envoys = vec![Envoy::start(version, &server, http_port)];
-        let mut caller = |listener: &str| {
+        let caller = |listener: &str| {
             let port = free_port();
             let mut config: Config = config(&mesh, "buyer-1", &secrets[1]);
             config.listen(listener, &[port]);
