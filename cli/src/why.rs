@@ -269,6 +269,10 @@ fn denied(denial: &Denial, origins: &BTreeMap<ObjectRef, Origin>) -> String {
         Denial::CallerNotOurs(why) => format!("  the caller: {why}\n  next: meshwright proxies -A\n"),
         Denial::CalleeNotOurs(why) => format!("  the callee: {why}\n  next: meshwright proxies -A\n"),
         Denial::NoSuchService => "  there is no such service or port\n".to_owned(),
+        Denial::ExternalName => {
+            "  the service is another name for something else (ExternalName); ask about that\n".to_owned()
+        }
+        Denial::OnlyRequests => "  HTTP is spoken there; only requests are answered\n".to_owned(),
         Denial::NoSuchPort => "  no service leads to that port of the pod\n".to_owned(),
         Denial::PlaintextRefused => "  callers without an identity of the mesh are refused there (mTLS is Strict)\n".to_owned(),
         Denial::NotGranted { near } if near.is_empty() => {

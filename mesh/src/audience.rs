@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use crds::mesh_config::{Authorization, Mtls};
 use serde::{Serialize, Serializer};
@@ -16,6 +17,8 @@ pub struct Audience {
     pub namespace: String,
     /// Their service account.
     pub service_account: String,
+    /// Which addresses the pods have.
+    pub families: Families,
     /// Ports of the pods that a service leads to, with their protocol.
     pub ports: BTreeMap<u16, Protocol>,
     /// Services behind which the pods are and of which an IngressBackend or a limit speaks, with the pods' ports.
@@ -25,6 +28,38 @@ pub struct Audience {
     pub mtls: Mode<Mtls>,
     /// Whether TrafficTargets are enforced at them.
     pub authorization: Mode<Authorization>,
+}
+
+/// Families of IP addresses.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Families {
+    /// IPv4 only, or not known yet.
+    V4,
+    /// IPv6 only.
+    V6,
+    /// Both.
+    Dual,
+}
+
+impl Families {
+    /// The families of these addresses.
+    #[must_use]
+    pub fn of(addresses: &BTreeSet<IpAddr>) -> Self {
+        match (addresses.iter().any(IpAddr::is_ipv4), addresses.iter().any(IpAddr::is_ipv6)) {
+            (true, true) => Self::Dual,
+            (false, true) => Self::V6,
+            (_, false) => Self::V4,
+        }
+    }
+
+    /// Whether IPv6 is among them.
+    #[must_use]
+    pub fn six(self) -> bool {
+        match self {
+            Self::V4 => false,
+            Self::V6 | Self::Dual => true,
+        }
+    }
 }
 
 /// A setting of a MeshConfig, made comparable (the kinds are only `Eq`).

@@ -8,7 +8,7 @@ pub use types::{Because, Call, Callee, Caller, Denial, Request, Stranger, Strang
 
 use crate::audience::NotOurs;
 use crate::index::Mesh;
-use crate::ingest::{HttpMatch, Pattern, ServiceAccount};
+use crate::ingest::{Carried, Flavour, HttpMatch, Pattern, Protocol, ServiceAccount};
 use crate::object::{Kind, ObjectRef};
 use crate::view::{Access, Grant, PolicyName, Requests, endpoints, inbound, routes};
 
@@ -77,10 +77,21 @@ fn at_service(
     ask: impl Fn(&str, u16) -> Verdict,
 ) -> Verdict {
     let Some(space) = mesh.space(namespace) else { return Verdict::Denied(Denial::NoSuchService) };
-    if !space.services.get(name).is_some_and(|service| service.ports.contains_key(&port)) {
-        return Verdict::Denied(Denial::NoSuchService);
+    let service = space.services.get(name);
+    if service.is_some_and(|service| service.flavour == Flavour::External) {
+        return Verdict::Denied(Denial::ExternalName);
     }
-    let routes = routes(mesh, namespace, space, name, port);
+    let Some(part) = service.and_then(|service| service.ports.get(&port)) else {
+        return Verdict::Denied(Denial::NoSuchService);
+    };
+    let carried = match request {
+        Request::Http { .. } if part.protocol != Protocol::Tcp => Carried::Requests,
+        Request::Tcp if !part.protocol.carries(Carried::Connections) => {
+            return Verdict::Denied(Denial::OnlyRequests);
+        }
+        Request::Http { .. } | Request::Tcp => Carried::Connections,
+    };
+    let routes = routes(mesh, namespace, space, name, port, carried);
     let route = routes
         .iter()
         .find(|route| route.matches.is_empty() || route.matches.iter().any(|one| fits(one, request)));
@@ -118,7 +129,13 @@ fn at_pod(
     if caller.is_none() && inbound.mtls == crds::mesh_config::Mtls::Strict {
         return Verdict::Denied(Denial::PlaintextRefused);
     }
-    let (grants, enforced) = match &at.access {
+    let access = match (request, at.protocol) {
+        (Request::Tcp, Protocol::Http | Protocol::Http2) => return Verdict::Denied(Denial::OnlyRequests),
+        (Request::Tcp, Protocol::Undeclared) => at.connections.as_ref().unwrap_or(&at.access),
+        (Request::Http { .. }, _) | (Request::Tcp, Protocol::Tcp) => &at.access,
+    };
+    let bytes = *request == Request::Tcp && at.protocol == Protocol::Undeclared && at.connections.is_none();
+    let (grants, enforced) = match access {
         Access::Everyone => return Verdict::Allowed(Because::AllowAll),
         Access::Only(grants) => (grants, true),
         Access::Audited(grants) => (grants, false),
@@ -128,7 +145,7 @@ fn at_pod(
         .filter(|(_, grant)| caller.is_some_and(|caller| grant.sources.contains(caller)))
         .collect();
     let (granting, near): (Vec<_>, Vec<_>) =
-        of_caller.into_iter().partition(|(_, grant)| grants_request(grant, request));
+        of_caller.into_iter().partition(|(_, grant)| !bytes && grants_request(grant, request));
     let names = |list: Vec<(&PolicyName, &Grant)>| {
         list.into_iter()
             .map(|(name, _)| ObjectRef::new(Kind::TrafficTarget, &name.namespace, &name.name))

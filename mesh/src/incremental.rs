@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::audience::Audience;
 use crate::index::{Mesh, What};
-use crate::ingest::ServiceAccount;
+use crate::ingest::{Protocol, ServiceAccount};
 use crate::snapshot::{Resource, ResourceType, Snapshot};
 use crate::view::{Reach, ServiceName, Touched, Whole};
 use audience::{Held, Visit};
@@ -148,6 +148,13 @@ impl Incremental {
         plan.endpoints = touched.endpoints.difference(&touched.services).cloned().collect();
         for namespace in &touched.spaces {
             plan.services.extend(all_services(mesh).filter(|(space, _)| space == namespace));
+        }
+        for namespace in &touched.undeclared {
+            let services = mesh.space(namespace).into_iter().flat_map(|space| &space.services);
+            let undeclared = services.filter(|(_, service)| {
+                service.ports.values().any(|port| port.protocol == Protocol::Undeclared)
+            });
+            plan.services.extend(undeclared.map(|(service, _)| (namespace.clone(), service.clone())));
         }
         for namespace in touched.reach.union(&touched.split) {
             let new = Reach::of(mesh, namespace);

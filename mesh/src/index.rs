@@ -20,7 +20,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::audience::{Audience, Mode, NotOurs, PodFacts};
+use crate::audience::{Audience, Families, Mode, NotOurs, PodFacts};
 use crate::ingest::{Part, PodPart, Protocol, ingest};
 use crate::object::{Kind, Object, ObjectRef};
 use crate::problem::Problem;
@@ -250,6 +250,7 @@ impl Mesh {
         Ok(Audience {
             namespace: namespace.to_owned(),
             service_account: part.service_account.clone(),
+            families: Families::of(&part.addresses),
             ports: pod_ports(space, pod, part),
             services: self.spoken_of(namespace, space, pod, part),
             mtls: Mode(mtls),
@@ -299,7 +300,7 @@ impl Mesh {
         self.spaces.get(namespace).filter(|space| space.mesh == self.settings.mesh)
     }
 
-    /// The pods with a sidecar that a service's selector picks.
+    /// The pods with a sidecar behind a service.
     pub(crate) fn behind<'a>(
         &'a self,
         space: &'a Space,
@@ -322,18 +323,18 @@ impl Mesh {
 }
 
 /// The ports of a pod that services lead to. Where services disagree on the protocol, one that was declared wins over
-/// the default, then the first service by name; [`Mesh::problems`] says so.
+/// none, then the first service by name; [`Mesh::problems`] says so.
 fn pod_ports(space: &Space, name: &str, pod: &PodPart) -> BTreeMap<u16, Protocol> {
-    let mut ports: BTreeMap<u16, (bool, Protocol)> = BTreeMap::new();
+    let mut ports: BTreeMap<u16, Protocol> = BTreeMap::new();
     let services = space.services.iter().filter(|(service, _)| space.is_behind(service, name));
     for port in services.flat_map(|(_, service)| service.ports.values()) {
         let Some(target) = port.target.number(pod).filter(|number| !own_port(*number)) else {
             continue;
         };
-        let kept = ports.entry(target).or_insert((port.declared, port.protocol));
-        if port.declared && !kept.0 {
-            *kept = (true, port.protocol);
+        let kept = ports.entry(target).or_insert(port.protocol);
+        if *kept == Protocol::Undeclared {
+            *kept = port.protocol;
         }
     }
-    ports.into_iter().map(|(port, (_, protocol))| (port, protocol)).collect()
+    ports
 }

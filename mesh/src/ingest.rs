@@ -24,9 +24,9 @@ pub use osm_part::{
     Timed,
 };
 pub use part::{
-    EndpointPart, HttpMatch, ModePart, NamespacePart, Part, PodPart, PolicyPart, Protocol, RoutesPart,
-    RuleRef, ServiceAccount, ServicePart, ServicePortPart, SlicePart, SourcePart, SplitPart, TargetPart,
-    TargetPort,
+    Carried, EndpointPart, Flavour, HttpMatch, ModePart, NamespacePart, Part, PodPart, PolicyPart, Protocol,
+    RoutesPart, RuleRef, ServiceAccount, ServicePart, ServicePortPart, SlicePart, SourcePart, SplitPart,
+    TargetPart, TargetPort,
 };
 pub use pattern::Pattern;
 

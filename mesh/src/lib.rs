@@ -28,7 +28,7 @@ pub mod settings;
 pub mod snapshot;
 pub mod view;
 
-pub use audience::{Audience, NotOurs, PodFacts};
+pub use audience::{Audience, Families, NotOurs, PodFacts};
 pub use decide::{Call, Verdict, decide};
 pub use incremental::{Delta, Incremental, Work};
 pub use index::{Changed, Mesh, What};

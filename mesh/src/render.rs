@@ -6,7 +6,8 @@
 //!  egress.rs    what is called outside the mesh   ingress.rs  callers outside the mesh, rate limits
 //!  upstream.rs  limits, timeouts, retries of what is called
 //!  http.rs      connection managers and request matching     tcp.rs  connections      rbac.rs  who may do what
-//!  tls.rs       identities                                    log.rs  access log       wire.rs  encoding
+//!  listen.rs    what listeners look at first                  tls.rs  identities       log.rs   access log
+//!  wire.rs      encoding
 //! ```
 //!
 //! Each resource is rendered from one small part of the view ([`piece`] for what belongs to one service), so that a
@@ -18,6 +19,7 @@ mod egress;
 mod http;
 mod inbound;
 mod ingress;
+mod listen;
 mod log;
 mod outbound;
 mod rbac;

@@ -16,6 +16,7 @@
 //! must say so there (`tests/all/incremental.rs` finds what was forgotten).
 
 mod egress;
+mod headless;
 mod inbound;
 mod ingress;
 mod outbound;
@@ -28,8 +29,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use egress::{EgressPort, EgressRoute, EgressScope, Scope, Target};
 pub use ingress::{Certificate, Ingress, IngressGrant};
 pub use types::{
-    Access, Destination, Grant, Inbound, InboundPort, Otherwise, Outbound, PolicyName, Requests, Route,
-    Service, ServicePort, View,
+    Access, Destination, Grant, Headless, Inbound, InboundPort, Otherwise, Outbound, PolicyName, Requests,
+    Route, Service, ServicePort, View,
 };
 
 pub use upstream::Handling;
@@ -39,7 +40,7 @@ pub(crate) use inbound::inbound;
 pub(crate) use outbound::{Sight, accounts, destination, dialed, endpoints, routes};
 pub(crate) use touch::{Reach, ServiceName, Touched, Whole};
 
-use crate::audience::Audience;
+use crate::audience::{Audience, Families};
 use crate::index::Mesh;
 use crate::ingest::ServiceAccount;
 use crate::settings::Settings;
@@ -70,12 +71,19 @@ pub fn view(mesh: &Mesh, audience: &Audience) -> View {
 
 /// Where the calls to some services go.
 pub(crate) fn receivers(services: &BTreeMap<ServicePort, Service>) -> BTreeSet<&ServicePort> {
-    services.values().flat_map(|service| &service.routes).flat_map(|route| route.to.keys()).collect()
+    let to = services.iter().flat_map(|(key, service)| {
+        let receivers = service.routes.iter().flat_map(|route| route.to.keys());
+        let receivers = receivers.chain(service.connections.keys());
+        // What goes to a headless service itself goes to the pod that was dialed.
+        receivers.filter(move |receiver| service.headless.is_none() || *receiver != key)
+    });
+    to.collect()
 }
 
 /// What is neither about a service that is called nor about the pods behind one.
 pub(crate) fn rest(mesh: &Mesh, audience: &Audience) -> View {
-    let mut view = View { inbound: inbound(mesh, audience), ..base(mesh.settings()) };
+    let inbound = inbound(mesh, audience);
+    let mut view = View { families: audience.families, inbound, ..base(mesh.settings()) };
     let me = ServiceAccount::new(&audience.namespace, &audience.service_account);
     view.outbound.egress = egress::egress(mesh, &me);
     view
@@ -86,6 +94,7 @@ pub(crate) fn base(settings: &Settings) -> View {
     View {
         trust_domain: settings.trust_domain.clone(),
         access_log: settings.access_log,
+        families: Families::V4,
         outbound: outbound::nothing(settings),
         inbound: Inbound { mtls: settings.mtls, ports: BTreeMap::new() },
     }

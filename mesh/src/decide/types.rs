@@ -143,6 +143,10 @@ pub enum Denial {
     CalleeNotOurs(NotOurs),
     /// No such service, or no such port on it.
     NoSuchService,
+    /// It is only another name for something else: whether that may be called is a question about that.
+    ExternalName,
+    /// HTTP is spoken there: a connection that does not begin with a request is turned away.
+    OnlyRequests,
     /// No service leads to that port of the pod.
     NoSuchPort,
     /// Plaintext callers are not accepted there.

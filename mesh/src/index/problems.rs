@@ -101,8 +101,23 @@ fn split(mesh: &Mesh, key: &ObjectRef, part: &SplitPart, found: &mut BTreeSet<Pr
     }
     for (name, weight) in &part.backends {
         if *weight > 0 {
+            followed(mesh, key, &part.root, name, found);
             backend(mesh, key, space, &part.root, name, found);
         }
+    }
+}
+
+/// A split is not followed by another, so splits cannot go round in circles.
+fn followed(mesh: &Mesh, key: &ObjectRef, root: &str, name: &str, found: &mut BTreeSet<Problem>) {
+    let mut splits = mesh.policies.in_namespace(Kind::TrafficSplit, &key.namespace);
+    let own = splits.find(|(_, part)| matches!(part, PolicyPart::TrafficSplit(split) if split.root == name));
+    if let Some((own, _)) = own.filter(|_| name != root) {
+        let message = format!(
+            "service {name} is split too, by TrafficSplit {}; a split is not followed by another, its share goes to \
+             the pods of {name} itself",
+            own.name
+        );
+        found.insert(Problem::new(key, "spec.backends", Reason::Conflict, message));
     }
 }
 
@@ -127,7 +142,7 @@ fn backend(
     for (number, port) in root_ports {
         match backend.ports.get(number) {
             None => found.insert(gone(format!("service {name} has no port {number} as {root} has; add it"))),
-            Some(other) if other.protocol.is_http() != port.protocol.is_http() => {
+            Some(other) if !other.protocol.meets(port.protocol) => {
                 let message = format!("port {number} of {name} speaks another protocol than that of {root}");
                 found.insert(Problem::new(key, "spec.backends", Reason::ProtocolConflict, message))
             }
@@ -215,7 +230,7 @@ fn protocols(mesh: &Mesh, namespace: &str, space: &Space, found: &mut BTreeSet<P
             for (pod, part) in mesh.behind(space, name) {
                 let Some(target) = port.target.number(part) else { continue };
                 let (protocol, other) = first.entry((pod, target)).or_insert((port.protocol, name));
-                if *protocol != port.protocol {
+                if !protocol.agrees(port.protocol) {
                     let key = ObjectRef::new(Kind::Service, namespace, name);
                     let message = format!(
                         "service {other} says that port {target} of the same pods speaks another protocol; set the \

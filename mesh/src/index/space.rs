@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::What;
-use crate::ingest::{PodPart, ServicePart, SlicePart, TargetPort};
+use crate::ingest::{EndpointPart, Flavour, PodPart, ServicePart, SlicePart, TargetPort};
 
 /// One namespace.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +15,8 @@ pub(crate) struct Space {
     pub(crate) slices: BTreeMap<String, SlicePart>,
     /// Service to its slices, kept up to date by the setter.
     slices_of: BTreeMap<String, BTreeSet<String>>,
-    /// Service to the pods that its selector picks, kept up to date by the setters.
+    /// Service to the pods that its selector picks, or that its slices name when it has none. Kept up to date by the
+    /// setters.
     pub(crate) behind: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -39,7 +40,8 @@ impl Space {
             return BTreeSet::new();
         }
         let mut what = BTreeSet::from([What::Pod { namespace: namespace.to_owned(), name: name.to_owned() }]);
-        for (service, ServicePart { selector, .. }) in &self.services {
+        let selecting = self.services.iter().filter(|(_, service)| !service.selector.is_empty());
+        for (service, ServicePart { selector, .. }) in selecting {
             let picked = part.as_ref().is_some_and(|pod| picks(selector, &pod.labels));
             let was = self.behind.get(service).is_some_and(|pods| pods.contains(name));
             if picked || was {
@@ -55,7 +57,36 @@ impl Space {
             Some(part) => self.pods.insert(name.to_owned(), part),
             None => self.pods.remove(name),
         };
+        let listing = self.services.iter().filter(|(_, service)| service.selector.is_empty());
+        let listing: Vec<_> = listing.map(|(service, _)| service.clone()).collect();
+        for service in listing {
+            let was = self.is_behind(&service, name);
+            if self.list(&service) || was || self.is_behind(&service, name) {
+                what.insert(What::Service { namespace: namespace.to_owned(), name: service });
+            }
+        }
         what
+    }
+
+    /// Finds the pods behind a service without a selector; says whether they are others now.
+    fn list(&mut self, service: &str) -> bool {
+        let endpoints = self.slices_of(service).flat_map(|slice| &slice.endpoints);
+        let pods: BTreeSet<_> =
+            endpoints.filter_map(|endpoint| self.pod_of(endpoint)).map(|(name, _)| name.to_owned()).collect();
+        let was = self.behind.insert(service.to_owned(), pods);
+        was.as_ref() != self.behind.get(service)
+    }
+
+    /// The pod that an endpoint is: the one that it names, else the one that has its address. A pod that has run to
+    /// its end may have an address that another pod has now.
+    pub(crate) fn pod_of(&self, endpoint: &EndpointPart) -> Option<(&str, &PodPart)> {
+        let mut pods = self.pods.iter().filter(|(_, pod)| !pod.finished);
+        let found = if endpoint.pod.is_empty() {
+            pods.find(|(_, pod)| pod.addresses.contains(&endpoint.address))
+        } else {
+            self.pods.get_key_value(&endpoint.pod)
+        };
+        found.map(|(name, pod)| (name.as_str(), pod))
     }
 
     pub(super) fn set_service(
@@ -67,10 +98,20 @@ impl Space {
         if self.services.get(name) == part.as_ref() {
             return BTreeSet::new();
         }
+        let mut what =
+            BTreeSet::from([What::Service { namespace: namespace.to_owned(), name: name.to_owned() }]);
+        let old = self.services.get(name).map(|part| part.flavour);
+        if [old, part.as_ref().map(|part| part.flavour)].contains(&Some(Flavour::Headless)) {
+            what.extend(self.headless(namespace));
+        }
         match part {
             Some(part) => {
-                let picked = self.pods.iter().filter(|(_, pod)| picks(&part.selector, &pod.labels));
-                self.behind.insert(name.to_owned(), picked.map(|(pod, _)| pod.clone()).collect());
+                if part.selector.is_empty() {
+                    self.list(name);
+                } else {
+                    let picked = self.pods.iter().filter(|(_, pod)| picks(&part.selector, &pod.labels));
+                    self.behind.insert(name.to_owned(), picked.map(|(pod, _)| pod.clone()).collect());
+                }
                 self.services.insert(name.to_owned(), part);
             }
             None => {
@@ -78,7 +119,7 @@ impl Space {
                 self.services.remove(name);
             }
         }
-        BTreeSet::from([What::Service { namespace: namespace.to_owned(), name: name.to_owned() }])
+        what
     }
 
     pub(super) fn set_slice(
@@ -106,9 +147,30 @@ impl Space {
         if let Some(service) = &new {
             self.slices_of.entry(service.clone()).or_default().insert(name.to_owned());
         }
-        let services =
-            old.map(|old| old.service).into_iter().chain(new).filter(|service| !service.is_empty());
-        services.map(|service| What::Endpoints { namespace: namespace.to_owned(), service }).collect()
+        let services: BTreeSet<_> =
+            old.map(|old| old.service).into_iter().chain(new).filter(|service| !service.is_empty()).collect();
+        services.into_iter().flat_map(|service| self.slice_changed(namespace, service)).collect()
+    }
+
+    /// A headless service is dialed by what its slices say, and one without a selector leads to it.
+    fn slice_changed(&mut self, namespace: &str, service: String) -> Vec<What> {
+        let Some(part) = self.services.get(&service) else {
+            return vec![What::Endpoints { namespace: namespace.to_owned(), service }];
+        };
+        let (headless, listing) = (part.flavour == Flavour::Headless, part.selector.is_empty());
+        let others = listing && self.list(&service);
+        let mut what: Vec<_> = self.headless(namespace).filter(|_| headless).collect();
+        what.push(match others {
+            true => What::Service { namespace: namespace.to_owned(), name: service },
+            false => What::Endpoints { namespace: namespace.to_owned(), service },
+        });
+        what
+    }
+
+    /// All headless services: they may share pods, and then the first one by name has their addresses.
+    fn headless(&self, namespace: &str) -> impl Iterator<Item = What> {
+        let all = self.services.iter().filter(|(_, service)| service.flavour == Flavour::Headless);
+        all.map(|(name, _)| What::Service { namespace: namespace.to_owned(), name: name.clone() })
     }
 }
 

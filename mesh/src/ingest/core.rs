@@ -9,7 +9,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::part::{
-    EndpointPart, NamespacePart, PodPart, Protocol, ServicePart, ServicePortPart, SlicePart, TargetPort,
+    EndpointPart, Flavour, NamespacePart, PodPart, Protocol, ServicePart, ServicePortPart, SlicePart,
+    TargetPort,
 };
 use super::{About, is_name};
 use crate::problem::Problem;
@@ -41,8 +42,19 @@ pub(super) fn pod(object: &Pod) -> PodPart {
         terminating: object.metadata.deletion_timestamp.is_some(),
         finished: matches!(phase, Some("Succeeded" | "Failed")),
         ports: containers.iter().flat_map(named_ports).collect(),
+        addresses: addresses(object),
         labels,
     }
+}
+
+/// A pod on the node's own network has the node's address, which says nothing about it.
+fn addresses(object: &Pod) -> BTreeSet<IpAddr> {
+    if object.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false) {
+        return BTreeSet::new();
+    }
+    let Some(status) = &object.status else { return BTreeSet::new() };
+    let listed = status.pod_ips.iter().flatten().map(|one| &one.ip).chain(&status.pod_ip);
+    listed.filter_map(|address| address.parse().ok()).collect()
 }
 
 fn named_ports(container: &Container) -> impl Iterator<Item = (String, u16)> {
@@ -59,10 +71,16 @@ pub(super) fn service(about: About<'_>, object: &Service) -> Result<ServicePart,
         return Ok(ServicePart {
             selector: BTreeMap::new(),
             addresses: BTreeSet::new(),
+            flavour: Flavour::Address,
             ports: BTreeMap::new(),
         });
     };
     let external = spec.type_.as_deref() == Some("ExternalName");
+    let flavour = match spec.cluster_ip.as_deref() {
+        _ if external => Flavour::External,
+        Some("None") => Flavour::Headless,
+        _ => Flavour::Address,
+    };
     let mut ports = BTreeMap::new();
     for (index, port) in spec.ports.iter().flatten().enumerate() {
         if external || !is_tcp(port.protocol.as_deref()) {
@@ -75,7 +93,8 @@ pub(super) fn service(about: About<'_>, object: &Service) -> Result<ServicePart,
     Ok(ServicePart {
         selector: spec.selector.clone().filter(|_| !external).unwrap_or_default(),
         // A headless service has the address "None", which is none.
-        addresses: listed.filter_map(|address| address.parse().ok()).collect(),
+        addresses: listed.filter(|_| !external).filter_map(|address| address.parse().ok()).collect(),
+        flavour,
         ports,
     })
 }
@@ -92,16 +111,11 @@ fn service_port(about: About<'_>, field: &str, port: &ServicePort) -> Result<Ser
     };
     let name = port.name.clone().unwrap_or_default();
     let declared = declared_protocol(port.app_protocol.as_deref(), &name);
-    Ok(ServicePortPart {
-        protocol: declared.unwrap_or(Protocol::Http),
-        declared: declared.is_some(),
-        name,
-        target,
-    })
+    Ok(ServicePortPart { protocol: declared.unwrap_or(Protocol::Undeclared), name, target })
 }
 
 /// What is spoken on a port: `appProtocol` (Kubernetes, application protocol), else the port name up to its first
-/// `-`, else nothing is declared and the caller takes HTTP, as OSM does.
+/// `-`, else nothing is declared.
 ///
 /// An `appProtocol` that we do not know is bytes: its owner said that it is something else than HTTP. A TLS protocol
 /// is bytes too: the application encrypts by itself.
@@ -126,7 +140,6 @@ fn known_protocol(name: &str) -> Option<Protocol> {
     }
 }
 
-/// Only endpoints that take new calls are kept: ready (unknown counts as ready, as in Kubernetes) and not terminating.
 pub(super) fn slice(object: &EndpointSlice) -> SlicePart {
     let service = object.metadata.labels.as_ref().and_then(|labels| labels.get(SLICE_SERVICE));
     let ports = object.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
@@ -145,19 +158,22 @@ pub(super) fn slice(object: &EndpointSlice) -> SlicePart {
     }
 }
 
+/// An endpoint takes calls when it is ready (unknown counts as ready, as in Kubernetes) and not terminating. One that
+/// refers to something else than a pod is not ours.
 fn endpoint(endpoint: &Endpoint) -> Option<EndpointPart> {
     let conditions = endpoint.conditions.as_ref();
     let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
     let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
-    let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?;
-    if !ready || terminating {
-        return None;
-    }
+    let pod = match &endpoint.target_ref {
+        None => String::new(),
+        Some(target) if target.kind.as_deref() == Some("Pod") => target.name.clone()?,
+        Some(_) => return None,
+    };
     // Only the first address counts (Kubernetes, discovery.k8s.io/v1 Endpoint). An address that no pod of the
     // cluster can have would lead the sidecar back to itself.
     let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
     let usable = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
-    usable.then_some(EndpointPart { address, pod: target.name.clone()? })
+    usable.then_some(EndpointPart { address, pod, takes_calls: ready && !terminating })
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {

@@ -75,6 +75,8 @@ pub struct PodPart {
     pub labels: BTreeMap<String, String>,
     /// Named TCP ports of its containers.
     pub ports: BTreeMap<String, u16>,
+    /// Its addresses; none before it has any.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// What is kept of a Service.
@@ -82,10 +84,23 @@ pub struct PodPart {
 pub struct ServicePart {
     /// Labels of its pods; empty for a service without a selector.
     pub selector: BTreeMap<String, String>,
-    /// Cluster addresses; none for a headless service.
+    /// Cluster addresses.
     pub addresses: BTreeSet<IpAddr>,
+    /// How it is found.
+    pub flavour: Flavour,
     /// TCP ports by number.
     pub ports: BTreeMap<u16, ServicePortPart>,
+}
+
+/// How a Service is found by its clients.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// By an address of its own.
+    Address,
+    /// Headless: by the addresses of its pods, of which the client picks one.
+    Headless,
+    /// ExternalName: by the name of something else. It has no ports and no pods.
+    External,
 }
 
 /// One port of a Service.
@@ -97,8 +112,6 @@ pub struct ServicePortPart {
     pub target: TargetPort,
     /// What is spoken there.
     pub protocol: Protocol,
-    /// Whether the object says so, rather than the default.
-    pub declared: bool,
 }
 
 /// A port of pods, by number or by name.
@@ -119,17 +132,48 @@ pub enum Protocol {
     Http2,
     /// Bytes.
     Tcp,
+    /// Nobody said: HTTP where it begins like HTTP, else bytes.
+    Undeclared,
 }
 
 impl Protocol {
-    /// Whether requests can be told apart.
+    /// Whether it carries this.
     #[must_use]
-    pub fn is_http(self) -> bool {
-        match self {
-            Self::Http | Self::Http2 => true,
-            Self::Tcp => false,
+    pub fn carries(self, what: Carried) -> bool {
+        match (self, what) {
+            (Self::Undeclared, _)
+            | (Self::Http | Self::Http2, Carried::Requests)
+            | (Self::Tcp, Carried::Connections) => true,
+            (Self::Http | Self::Http2, Carried::Connections) | (Self::Tcp, Carried::Requests) => false,
         }
     }
+
+    /// Whether there is something that both carry, so that calls to one can be led to the other.
+    #[must_use]
+    pub fn meets(self, other: Self) -> bool {
+        [Carried::Requests, Carried::Connections]
+            .into_iter()
+            .any(|what| self.carries(what) && other.carries(what))
+    }
+
+    /// Whether two services may both lead to a port: they carry the same, or one of them says nothing and the other
+    /// does not rule out requests.
+    #[must_use]
+    pub fn agrees(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Undeclared, other) | (other, Self::Undeclared) => other.carries(Carried::Requests),
+            (one, other) => one == other,
+        }
+    }
+}
+
+/// What crosses a port.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Carried {
+    /// HTTP requests, which rules can tell apart.
+    Requests,
+    /// Connections whose bytes nobody reads.
+    Connections,
 }
 
 /// What is kept of an EndpointSlice.
@@ -139,19 +183,21 @@ pub struct SlicePart {
     pub service: String,
     /// Port name of the service to port of the pods.
     pub ports: BTreeMap<String, u16>,
-    /// Endpoints that take new calls.
+    /// Its endpoints.
     pub endpoints: BTreeSet<EndpointPart>,
     /// Addresses of all endpoints, those that take no calls included: they may still make some.
     pub addresses: BTreeSet<IpAddr>,
 }
 
-/// One endpoint that takes new calls.
+/// One endpoint.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EndpointPart {
     /// Address of the pod.
     pub address: IpAddr,
-    /// Name of the pod.
+    /// Name of the pod; empty when a person wrote the address only.
     pub pod: String,
+    /// Whether it takes new calls.
+    pub takes_calls: bool,
 }
 
 /// A service account, which is what TrafficTargets and certificates speak of.

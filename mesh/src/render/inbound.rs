@@ -11,17 +11,17 @@ use envoy_types::pb::envoy::config::cluster::v3 as cluster;
 use envoy_types::pb::envoy::config::core::v3::{self as core, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3 as listener;
 use envoy_types::pb::envoy::config::route::v3 as route;
-use envoy_types::pb::envoy::extensions::filters::listener as listener_filters;
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 
 use super::http::{guard, manager, manager_filter, network_filter, route_match, routes};
 use super::ingress::{connection_limit, limit_requests, limited};
-use super::outbound::{closed, original_dst};
-use super::wire::{Resources, any, no, number, seconds, socket_address};
+use super::listen::{self, BYTES, closed, everywhere, for_requests};
+use super::outbound::original_dst;
+use super::wire::{Resources, no, number, seconds};
 use super::{Context, http, rbac, tcp, tls};
-use crate::ingest::Protocol;
+use crate::ingest::{Carried, Protocol};
 use crate::snapshot::ResourceType;
-use crate::view::InboundPort;
+use crate::view::{InboundPort, Ingress};
 
 /// The application, as HTTP/1.1 or bytes.
 const APP: &str = "inbound";
@@ -31,11 +31,11 @@ const APP_HTTP2: &str = "inbound-h2";
 pub(super) fn inbound(context: Context<'_>, resources: &mut Resources) {
     let ports = &context.view.inbound.ports;
     resources.add(ResourceType::Cluster, APP, &app(APP, None));
-    if ports.values().any(|port| port.protocol == Protocol::Http2) {
+    if ports.values().any(|port| matches!(port.protocol, Protocol::Http2 | Protocol::Undeclared)) {
         resources.add(ResourceType::Cluster, APP_HTTP2, &app(APP_HTTP2, Some(Protocol::Http2)));
     }
-    for (number, port) in ports.iter().filter(|(_, port)| port.protocol.is_http()) {
-        for hears in [Hears::OnlyTls, Hears::Plaintext] {
+    for (number, port) in ports.iter().filter(|(_, port)| port.protocol.carries(Carried::Requests)) {
+        for hears in [Hears::Tls, Hears::Plaintext] {
             let name = requests_name(*number, port, hears);
             resources.add(ResourceType::Route, &name, &port_routes(context, &name, port, hears));
         }
@@ -80,84 +80,116 @@ fn stat_prefix(port: u16) -> String {
 }
 
 fn inbound_listener(context: Context<'_>) -> listener::Listener {
+    let ports = &context.view.inbound.ports;
     let permissive = context.view.inbound.mtls == Mtls::Permissive;
-    let original_dst = listener_filter(
-        "envoy.filters.listener.original_dst",
-        any(&listener_filters::original_dst::v3::OriginalDst::default()),
-    );
-    let inspector = listener_filter(
-        "envoy.filters.listener.tls_inspector",
-        any(&listener_filters::tls_inspector::v3::TlsInspector::default()),
-    );
-    let mut filters = vec![original_dst];
-    let mut chains = Vec::new();
-    let mut inspected = false;
-    for (number, port) in &context.view.inbound.ports {
-        let plaintext = permissive || !port.ingress.plaintext.is_empty();
-        inspected |= plaintext || port.ingress.by_server_name();
-        chains.push(chain(context, *number, port, if plaintext { Hears::Tls } else { Hears::OnlyTls }));
-        if plaintext {
-            chains.push(chain(context, *number, port, Hears::Plaintext));
-        }
-    }
-    if inspected {
-        filters.push(inspector);
-    }
+    let plaintext = ports.values().any(|port| hears_plaintext(port, permissive));
+    let mut chains: Vec<_> =
+        ports.iter().flat_map(|(number, port)| port_chains(context, *number, port, permissive)).collect();
     if chains.is_empty() {
         // Envoy wants a chain; this one is for a port that nobody can connect to.
         chains.push(closed(1));
     }
+    let (address, additional_addresses) = everywhere(context.view.families, INBOUND_PORT);
     listener::Listener {
         name: "inbound".to_owned(),
-        address: Some(socket_address("0.0.0.0", INBOUND_PORT)),
+        address,
+        additional_addresses,
         filter_chains: chains,
-        listener_filters: filters,
+        listener_filters: listener_filters(context, permissive),
         // A plaintext caller that waits for the server to speak first is let in after this long.
-        listener_filters_timeout: seconds(1).filter(|_| inspected),
-        continue_on_listener_filters_timeout: inspected,
+        listener_filters_timeout: seconds(1).filter(|_| plaintext),
+        continue_on_listener_filters_timeout: plaintext,
         traffic_direction: TrafficDirection::Inbound.into(),
         enable_reuse_port: no(),
         ..Default::default()
     }
 }
 
-fn listener_filter(name: &str, config: Any) -> listener::ListenerFilter {
-    listener::ListenerFilter {
-        name: name.to_owned(),
-        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(config)),
-        ..Default::default()
+fn hears_plaintext(port: &InboundPort, permissive: bool) -> bool {
+    permissive || !port.ingress.plaintext.is_empty()
+}
+
+/// Nothing is looked at where there is nothing to tell apart.
+fn listener_filters(context: Context<'_>, permissive: bool) -> Vec<listener::ListenerFilter> {
+    let ports = &context.view.inbound.ports;
+    let undeclared = || ports.iter().filter(|(_, port)| port.connections.is_some()).map(|(port, _)| *port);
+    let inspected =
+        ports.values().any(|port| hears_plaintext(port, permissive) || port.ingress.by_server_name());
+    let mut filters = vec![listen::original_dst()];
+    if inspected {
+        filters.push(listen::tls_inspector());
+    } else if undeclared().next().is_some() {
+        filters.push(listen::only_at(listen::tls_inspector(), undeclared()));
     }
+    if permissive && undeclared().next().is_some() {
+        filters.push(listen::only_at(listen::http_inspector(), undeclared()));
+    }
+    filters
 }
 
-/// What a filter chain is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Hears {
-    /// TLS, and nothing else comes here.
-    OnlyTls,
-    /// TLS, beside a chain for plaintext.
-    Tls,
-    /// Plaintext.
-    Plaintext,
-}
-
-fn chain(context: Context<'_>, port: u16, inbound: &InboundPort, hears: Hears) -> listener::FilterChain {
-    let (suffix, transport) = match hears {
-        Hears::OnlyTls => ("", ""),
-        Hears::Tls => ("", "tls"),
-        Hears::Plaintext => ("|plaintext", "raw_buffer"),
-    };
-    let alpn: &[&str] = if inbound.protocol.is_http() { &["h2", "http/1.1"] } else { &[] };
-    listener::FilterChain {
-        name: format!("{}{suffix}", route_name(port)),
+/// The chains of a port: for what comes from a sidecar, and for plaintext where that is accepted; each for requests
+/// (or for all there is), and for bytes where the port's protocol is not declared.
+fn port_chains(
+    context: Context<'_>,
+    port: u16,
+    inbound: &InboundPort,
+    permissive: bool,
+) -> Vec<listener::FilterChain> {
+    let name = route_name(port);
+    let chain = |suffix: &str, transport: &str, filters| listener::FilterChain {
+        name: format!("{name}{suffix}"),
         filter_chain_match: Some(listener::FilterChainMatch {
             destination_port: number(u32::from(port)),
             transport_protocol: transport.to_owned(),
             ..Default::default()
         }),
-        filters: filters(context, port, inbound, hears),
-        transport_socket: (hears != Hears::Plaintext).then(|| tls::server(context, alpn, &inbound.ingress)),
+        filters,
         ..Default::default()
+    };
+    let secured = |mut chain: listener::FilterChain, alpn: &[&str]| {
+        chain.transport_socket = Some(tls::server(context, alpn, &inbound.ingress));
+        chain
+    };
+    let requests = inbound.protocol.carries(Carried::Requests);
+    let main = |hears| match requests {
+        true => requests_to_app(context, port, inbound, hears),
+        false => bytes_to_app(context, port, inbound, verdicts(context, inbound, hears)),
+    };
+    let bytes = inbound.connections.as_ref().map(|access| {
+        // Whatever is granted to callers from outside the mesh is granted to their requests.
+        let verdicts = rbac::over_tls(context, access, &Ingress::default());
+        bytes_to_app(context, port, inbound, verdicts)
+    });
+    let plaintext = hears_plaintext(inbound, permissive);
+    let tls = if plaintext { "tls" } else { "" };
+    let alpn: &[&str] = if requests { &["h2", "http/1.1"] } else { &[] };
+    let mut chains = vec![secured(chain("", tls, main(Hears::Tls)), alpn)];
+    if let Some(bytes) = &bytes {
+        let mut announced = secured(chain("|bytes", tls, bytes.clone()), &[BYTES]);
+        let matching = announced.filter_chain_match.get_or_insert_default();
+        matching.application_protocols = vec![BYTES.to_owned()];
+        chains.push(announced);
     }
+    if plaintext {
+        let plain = chain("|plaintext", "raw_buffer", main(Hears::Plaintext));
+        match bytes.filter(|_| permissive) {
+            None => chains.push(plain),
+            Some(bytes) => {
+                chains.push(for_requests(plain));
+                chains.push(chain("|plaintext|bytes", "raw_buffer", bytes));
+            }
+        }
+    }
+    chains
+}
+
+/// What a filter chain is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hears {
+    /// TLS.
+    Tls,
+    /// Plaintext.
+    Plaintext,
 }
 
 fn verdicts(context: Context<'_>, inbound: &InboundPort, hears: Hears) -> rbac::Verdicts {
@@ -170,18 +202,31 @@ fn verdicts(context: Context<'_>, inbound: &InboundPort, hears: Hears) -> rbac::
     }
 }
 
-fn filters(context: Context<'_>, port: u16, inbound: &InboundPort, hears: Hears) -> Vec<listener::Filter> {
+fn requests_to_app(
+    context: Context<'_>,
+    port: u16,
+    inbound: &InboundPort,
+    hears: Hears,
+) -> Vec<listener::Filter> {
     let prefix = stat_prefix(port);
     let limits = inbound.limits.as_ref();
-    let limit = connection_limit(limits, &format!("tcp.{prefix}")).into_iter();
-    if inbound.protocol.is_http() {
-        let routes = requests_name(port, inbound, hears);
-        let mut manager = manager(context, &prefix, &routes, Some(rbac::deny_all()));
-        guard(&mut manager);
-        limit_requests(&mut manager, limits);
-        return limit.chain([manager_filter(&manager)]).collect();
-    }
-    let authorization = rbac::network(verdicts(context, inbound, hears), &format!("tcp.{prefix}"));
+    let routes = requests_name(port, inbound, hears);
+    let mut manager = manager(context, &prefix, &routes, Some(rbac::deny_all()));
+    guard(&mut manager);
+    limit_requests(&mut manager, limits);
+    let limit = connection_limit(limits, &format!("tcp.{prefix}"));
+    limit.into_iter().chain([manager_filter(&manager)]).collect()
+}
+
+fn bytes_to_app(
+    context: Context<'_>,
+    port: u16,
+    inbound: &InboundPort,
+    verdicts: rbac::Verdicts,
+) -> Vec<listener::Filter> {
+    let prefix = stat_prefix(port);
+    let limit = connection_limit(inbound.limits.as_ref(), &format!("tcp.{prefix}")).into_iter();
+    let authorization = rbac::network(verdicts, &format!("tcp.{prefix}"));
     let authorization = authorization.map(|config| network_filter("envoy.filters.network.rbac", config));
     let app = BTreeMap::from([(APP.to_owned(), 1)]);
     authorization.into_iter().chain(limit).chain([tcp::proxy(context, &prefix, &app, 1)]).collect()
@@ -194,21 +239,49 @@ fn port_routes(
     port: &InboundPort,
     hears: Hears,
 ) -> route::RouteConfiguration {
-    let app = if port.protocol == Protocol::Http2 { APP_HTTP2 } else { APP };
-    let action = route::RouteAction {
-        timeout: seconds(0),
-        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(app.to_owned())),
-        ..Default::default()
+    let all = route_match(None);
+    let to_app = match port.protocol {
+        Protocol::Http2 => vec![to(APP_HTTP2, all)],
+        // Between sidecars everything is HTTP/2, so that does not tell what the application speaks. A gRPC server
+        // speaks nothing else.
+        Protocol::Undeclared => vec![to(APP_HTTP2, grpc()), to(APP, all)],
+        Protocol::Http | Protocol::Tcp => vec![to(APP, all)],
     };
-    let to_app = route::Route {
-        r#match: Some(route_match(None)),
-        action: Some(route::route::Action::Route(action)),
-        ..Default::default()
-    };
-    let mut config = routes(name, limited(&to_app, port.limits.as_ref()));
+    let to_app = to_app.iter().flat_map(|route| limited(route, port.limits.as_ref())).collect();
+    let mut config = routes(name, to_app);
     let access = rbac::per_route(verdicts(context, port, hears));
     for host in &mut config.virtual_hosts {
         host.typed_per_filter_config = HashMap::from([(http::RBAC.to_owned(), access.clone())]);
     }
     config
+}
+
+fn to(app: &str, matching: route::RouteMatch) -> route::Route {
+    let action = route::RouteAction {
+        timeout: seconds(0),
+        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(app.to_owned())),
+        ..Default::default()
+    };
+    route::Route {
+        r#match: Some(matching),
+        action: Some(route::route::Action::Route(action)),
+        ..Default::default()
+    }
+}
+
+/// A gRPC request (gRPC over HTTP/2: content-type `application/grpc` with or without `+` or `;` and more).
+/// `application/grpc-web` is HTTP/1.1.
+fn grpc() -> route::RouteMatch {
+    let content_type = matcher::StringMatcher {
+        match_pattern: Some(matcher::string_matcher::MatchPattern::SafeRegex(http::regex(
+            "application/grpc([+;].*)?",
+        ))),
+        ..Default::default()
+    };
+    let header = route::HeaderMatcher {
+        name: "content-type".to_owned(),
+        header_match_specifier: Some(route::header_matcher::HeaderMatchSpecifier::StringMatch(content_type)),
+        ..Default::default()
+    };
+    route::RouteMatch { headers: vec![header], ..route_match(None) }
 }

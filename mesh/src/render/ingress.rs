@@ -114,17 +114,19 @@ pub(super) fn limit_requests(manager: &mut hcm::HttpConnectionManager, limits: O
 /// The one route to the application, with the limit of the service; routes with their own limits before it.
 pub(super) fn limited(to_app: &route::Route, limits: Option<&Limits>) -> Vec<route::Route> {
     let Some(limits) = limits else { return vec![to_app.clone()] };
-    let with = |matching, limit: &HttpLimit| route::Route {
+    let with = |matching: route::RouteMatch, limit: &HttpLimit| route::Route {
         r#match: Some(matching),
         typed_per_filter_config: HashMap::from([(HTTP_LIMIT.to_owned(), request_limit(limit))]),
         ..to_app.clone()
     };
     let own = limits.routes.iter().map(|(path, limit)| {
         let matching = HttpMatch { path: Some(path.clone()), ..Default::default() };
-        with(route_match(Some(&matching)), limit)
+        // What else the route asks of a request is asked here too.
+        let headers = to_app.r#match.iter().flat_map(|base| base.headers.clone()).collect();
+        with(route::RouteMatch { headers, ..route_match(Some(&matching)) }, limit)
     });
     let rest = match &limits.requests {
-        Some(limit) => with(route_match(None), limit),
+        Some(limit) => with(to_app.r#match.clone().unwrap_or_default(), limit),
         None => to_app.clone(),
     };
     own.chain([rest]).collect()

@@ -1,6 +1,7 @@
 //! Services that are called: a cluster and load assignment per destination, a listener (and routes) per service port.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 
 use crds::labels::OUTBOUND_PORT;
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
@@ -8,25 +9,29 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 use envoy_types::pb::envoy::config::listener::v3 as listener;
 use envoy_types::pb::envoy::config::route::v3 as route;
-use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstreams;
 use envoy_types::pb::google::protobuf::Any;
 
 use super::egress::egress;
 use super::http::{http2, manager, manager_filter, route_match, routes};
+use super::listen::{self, closed, everywhere, for_requests};
 use super::tls::Peer;
 use super::upstream::{HTTP_OPTIONS, handle, handle_connections, settle};
-use super::wire::{Resources, ads, any, no, number, seconds, socket_address, yes};
+use super::wire::{Resources, ads, any, milliseconds, no, number, seconds, socket_address, yes};
 use super::{Context, tcp, tls};
-use crate::ingest::Protocol;
+use crate::ingest::{Carried, Protocol, ServiceAccount};
 use crate::snapshot::ResourceType;
-use crate::view::{Destination, Otherwise, Route, Service, ServicePort};
+use crate::view::{Destination, Headless, Otherwise, Route, Service, ServicePort};
 
 /// Wherever the application meant to go, untouched.
 const PASSTHROUGH: &str = "passthrough";
 /// Wherever the application meant to go, if a member of the mesh is there.
 const MESH_PASSTHROUGH: &str = "meshpassthrough";
+
+/// How long a client that says nothing is waited for, where bytes are as welcome as requests. A server that speaks
+/// first is heard this much later; whoever minds declares the protocol of the port.
+const SILENCE: i32 = 200;
 
 /// Prefix of the statistics of all service listeners together: one set per service would be most of a sidecar's
 /// memory, and clusters have their own.
@@ -56,14 +61,25 @@ pub(super) fn outbound(context: Context<'_>, resources: &mut Resources) {
     egress(context, name, resources);
 }
 
-/// A service that is dialed: listener and routes.
+/// A service that is dialed: listeners and routes.
 pub(super) fn dialed(context: Context<'_>, key: &ServicePort, service: &Service, resources: &mut Resources) {
-    let name = key.to_string();
-    resources.add(ResourceType::Listener, &name, &service_listener(context, &name, key.port, service));
-    if service.protocol.is_http() {
-        let mut all: Vec<_> = service.routes.iter().flat_map(request_routes).collect();
+    let receivers = Receivers { key, service };
+    if let Some(headless) = &service.headless {
+        let name = receivers.cluster(key);
+        resources.add(ResourceType::Cluster, &name, &dialed_cluster(context, key, &name, headless));
+    }
+    for (name, addresses) in receivers.listeners() {
+        resources.add(
+            ResourceType::Listener,
+            &name,
+            &service_listener(context, &name, &addresses, receivers),
+        );
+    }
+    if !service.routes.is_empty() {
+        let mut all: Vec<_> =
+            service.routes.iter().flat_map(|route| request_routes(receivers, route)).collect();
         handle(&mut all, &service.handling);
-        resources.add(ResourceType::Route, &name, &routes(&name, all));
+        resources.add(ResourceType::Route, &key.to_string(), &routes(&key.to_string(), all));
     }
 }
 
@@ -87,14 +103,11 @@ pub(super) fn endpoints(key: &ServicePort, destination: &Destination, resources:
 /// keeps it when there is none.
 fn virtual_listener(context: Context<'_>, otherwise: &str) -> listener::Listener {
     let to = BTreeMap::from([(otherwise.to_owned(), 1)]);
-    let original_dst = listener::ListenerFilter {
-        name: "envoy.filters.listener.original_dst".to_owned(),
-        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(any(&OriginalDst::default()))),
-        ..Default::default()
-    };
+    let (address, additional_addresses) = everywhere(context.view.families, OUTBOUND_PORT);
     listener::Listener {
         name: "outbound".to_owned(),
-        address: Some(socket_address("0.0.0.0", OUTBOUND_PORT)),
+        address,
+        additional_addresses,
         // A call to this very port would come back here for ever.
         filter_chains: vec![closed(OUTBOUND_PORT)],
         default_filter_chain: Some(listener::FilterChain {
@@ -103,35 +116,29 @@ fn virtual_listener(context: Context<'_>, otherwise: &str) -> listener::Listener
             ..Default::default()
         }),
         use_original_dst: yes(),
-        listener_filters: vec![original_dst],
+        listener_filters: vec![listen::original_dst()],
         traffic_direction: core::TrafficDirection::Outbound.into(),
         enable_reuse_port: no(),
         ..Default::default()
     }
 }
 
-/// A chain for a port whose connections are closed: Envoy closes what has no filters.
-pub(super) fn closed(port: u16) -> listener::FilterChain {
-    listener::FilterChain {
-        name: "closed".to_owned(),
-        filter_chain_match: Some(listener::FilterChainMatch {
-            destination_port: number(u32::from(port)),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
-
-fn service_listener(context: Context<'_>, name: &str, port: u16, service: &Service) -> listener::Listener {
-    let mut filter = if service.protocol.is_http() {
-        manager_filter(&manager(context, STAT_PREFIX, name, None))
-    } else {
-        let to =
-            service.routes.iter().find(|route| route.matches.is_empty()).map(weights).unwrap_or_default();
-        tcp::proxy(context, STAT_PREFIX, &to, ATTEMPTS)
-    };
-    handle_connections(&mut filter, &service.handling);
-    let mut addresses = service.addresses.iter().map(|address| socket_address(&address.to_string(), port));
+fn service_listener(
+    context: Context<'_>,
+    name: &str,
+    addresses: &[SocketAddr],
+    receivers: Receivers<'_>,
+) -> listener::Listener {
+    let Receivers { key, service } = receivers;
+    let chain = |filters| listener::FilterChain { filters, ..Default::default() };
+    let requests = (!service.routes.is_empty())
+        .then(|| chain(vec![manager_filter(&manager(context, STAT_PREFIX, &key.to_string(), None))]));
+    let connections =
+        (!service.connections.is_empty()).then(|| chain(connection_filters(context, receivers)));
+    let undeclared = requests.is_some() && connections.is_some();
+    let requests = if undeclared { requests.map(for_requests) } else { requests };
+    let mut addresses =
+        addresses.iter().map(|address| socket_address(&address.ip().to_string(), address.port()));
     let first = addresses.next();
     let more =
         addresses.map(|address| listener::AdditionalAddress { address: Some(address), ..Default::default() });
@@ -140,22 +147,64 @@ fn service_listener(context: Context<'_>, name: &str, port: u16, service: &Servi
         additional_addresses: more.collect(),
         address: first,
         stat_prefix: STAT_PREFIX.to_owned(),
-        filter_chains: vec![listener::FilterChain { filters: vec![filter], ..Default::default() }],
+        filter_chains: requests.into_iter().chain(connections).collect(),
+        listener_filters: undeclared.then(listen::http_inspector).into_iter().collect(),
+        listener_filters_timeout: milliseconds(SILENCE).filter(|_| undeclared),
+        continue_on_listener_filters_timeout: undeclared,
         traffic_direction: core::TrafficDirection::Outbound.into(),
         bind_to_port: no(),
         ..Default::default()
     }
 }
 
-fn weights(route: &Route) -> BTreeMap<String, u32> {
-    route.to.iter().map(|(receiver, weight)| (receiver.to_string(), *weight)).collect()
+/// Bytes; announced as such where a receiver could take them for requests.
+fn connection_filters(context: Context<'_>, receivers: Receivers<'_>) -> Vec<listener::Filter> {
+    let service = receivers.service;
+    let announce = service.announced.then(tcp::announce);
+    let attempts = if service.headless.is_some() { 1 } else { ATTEMPTS };
+    let mut proxy = tcp::proxy(context, STAT_PREFIX, &receivers.weights(&service.connections), attempts);
+    handle_connections(&mut proxy, &service.handling);
+    announce.into_iter().chain([proxy]).collect()
+}
+
+/// A service port and the clusters that its receivers are.
+#[derive(Clone, Copy)]
+struct Receivers<'a> {
+    key: &'a ServicePort,
+    service: &'a Service,
+}
+
+impl Receivers<'_> {
+    /// What goes to a headless service itself goes to the pod that was dialed.
+    fn cluster(&self, receiver: &ServicePort) -> String {
+        if self.service.headless.is_some() && receiver == self.key {
+            return format!("{receiver}|dialed");
+        }
+        receiver.to_string()
+    }
+
+    fn weights(&self, to: &BTreeMap<ServicePort, u32>) -> BTreeMap<String, u32> {
+        to.iter().map(|(receiver, weight)| (self.cluster(receiver), *weight)).collect()
+    }
+
+    /// Names and addresses of its listeners. Each pod of a headless service has one of its own: a listener whose
+    /// addresses change would drop the connections to all of them.
+    fn listeners(&self) -> Vec<(String, Vec<SocketAddr>)> {
+        let own =
+            self.service.addresses.iter().map(|address| SocketAddr::new(*address, self.key.port)).collect();
+        let own: Vec<SocketAddr> = own;
+        let pods = self.service.headless.iter().flat_map(|headless| &headless.pods);
+        let pods = pods.map(|pod| (format!("{}|{pod}", self.key), vec![*pod]));
+        let own = (!own.is_empty()).then(|| (self.key.to_string(), own));
+        own.into_iter().chain(pods).collect()
+    }
 }
 
 /// One Envoy route per match; one for everything when there is none.
-fn request_routes(route: &Route) -> Vec<route::Route> {
+fn request_routes(receivers: Receivers<'_>, route: &Route) -> Vec<route::Route> {
     let one = |matching| route::Route {
         r#match: Some(route_match(matching)),
-        action: Some(route::route::Action::Route(action(route))),
+        action: Some(route::route::Action::Route(action(receivers, route))),
         ..Default::default()
     };
     if route.matches.is_empty() {
@@ -166,14 +215,14 @@ fn request_routes(route: &Route) -> Vec<route::Route> {
 }
 
 /// A call takes as long as it takes. It is tried again only when no server can have seen it.
-fn action(to: &Route) -> route::RouteAction {
+fn action(receivers: Receivers<'_>, to: &Route) -> route::RouteAction {
     use route::route_action::ClusterSpecifier;
     let weight = |(name, weight): (String, u32)| route::weighted_cluster::ClusterWeight {
         name,
         weight: number(weight),
         ..Default::default()
     };
-    let weights = weights(to);
+    let weights = receivers.weights(&to.to);
     let specifier = match weights.first_key_value() {
         Some((only, _)) if weights.len() == 1 => ClusterSpecifier::Cluster(only.clone()),
         _ => ClusterSpecifier::WeightedClusters(route::WeightedCluster {
@@ -204,9 +253,6 @@ fn action(to: &Route) -> route::RouteAction {
 /// Endpoints come and go without the cluster changing. A removed endpoint gets no new requests and finishes those it
 /// has: Envoy drains its connections, since nothing here asks it to close them.
 fn service_cluster(context: Context<'_>, key: &ServicePort, destination: &Destination) -> cluster::Cluster {
-    let ids = destination.peers.iter().map(|peer| peer.spiffe_id(&context.view.trust_domain)).collect();
-    let alpn: &[&str] = if destination.protocol.is_http() { &["h2"] } else { &[] };
-    let sni = format!("{}.{}.svc", key.service, key.namespace);
     let mut cluster = cluster::Cluster {
         eds_cluster_config: Some(cluster::cluster::EdsClusterConfig {
             eds_config: Some(ads()),
@@ -217,15 +263,34 @@ fn service_cluster(context: Context<'_>, key: &ServicePort, destination: &Destin
         )),
         // The less busy of two random endpoints: a slow or just started pod gets less, and calls spread evenly enough.
         lb_policy: cluster::cluster::LbPolicy::LeastRequest.into(),
-        // Between sidecars it is always HTTP/2: many requests share one handshake.
-        typed_extension_protocol_options: http_options(
-            destination.protocol.is_http().then_some(Protocol::Http2),
-        ),
-        transport_socket: Some(tls::client(context, &Peer::Exactly(ids), sni, alpn)),
+        typed_extension_protocol_options: http_options(between_sidecars(destination.protocol)),
+        transport_socket: Some(peers(context, key, destination.protocol, &destination.peers)),
         ..base_cluster(&key.to_string())
     };
     settle(&mut cluster, &destination.settings);
     cluster
+}
+
+/// Between sidecars requests are always HTTP/2: many of them share one handshake.
+fn between_sidecars(protocol: Protocol) -> Option<Protocol> {
+    protocol.carries(Carried::Requests).then_some(Protocol::Http2)
+}
+
+fn peers(
+    context: Context<'_>,
+    key: &ServicePort,
+    protocol: Protocol,
+    peers: &BTreeSet<ServiceAccount>,
+) -> core::TransportSocket {
+    let ids = peers.iter().map(|peer| peer.spiffe_id(&context.view.trust_domain)).collect();
+    let alpn: &[&str] = if protocol.carries(Carried::Requests) { &["h2"] } else { &[] };
+    tls::client(context, &Peer::Exactly(ids), format!("{}.{}.svc", key.service, key.namespace), alpn)
+}
+
+/// The pod of a headless service that was dialed.
+fn dialed_cluster(context: Context<'_>, key: &ServicePort, name: &str, to: &Headless) -> cluster::Cluster {
+    let socket = peers(context, key, to.protocol, &to.peers);
+    original_dst(name, Some(socket), between_sidecars(to.protocol))
 }
 
 /// A cluster that connects to where the application meant to go.

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as listener;
+use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3 as state;
+use envoy_types::pb::envoy::extensions::filters::network::set_filter_state::v3 as set_filter_state;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 
 use super::Context;
 use super::http::network_filter;
+use super::listen::BYTES;
 use super::log::access_log;
 use super::wire::{any, number, seconds};
 
@@ -37,4 +41,22 @@ pub(super) fn proxy(
         ..Default::default()
     };
     network_filter("envoy.filters.network.tcp_proxy", any(&proxy))
+}
+
+/// Says in the handshake with the other sidecar that bytes follow, whatever its cluster says for requests.
+pub(super) fn announce() -> listener::Filter {
+    use state::filter_state_value::{Key, Value};
+    let value = state::FilterStateValue {
+        key: Some(Key::ObjectKey("envoy.network.application_protocols".to_owned())),
+        value: Some(Value::FormatString(core::SubstitutionFormatString {
+            format: Some(core::substitution_format_string::Format::TextFormatSource(core::DataSource {
+                specifier: Some(core::data_source::Specifier::InlineString(BYTES.to_owned())),
+                ..Default::default()
+            })),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let config = set_filter_state::Config { on_new_connection: vec![value], ..Default::default() };
+    network_filter("envoy.filters.network.set_filter_state", any(&config))
 }

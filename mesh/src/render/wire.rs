@@ -64,6 +64,11 @@ pub(super) fn seconds(seconds: i64) -> Option<Duration> {
     Some(Duration { seconds, nanos: 0 })
 }
 
+pub(super) fn milliseconds(milliseconds: i32) -> Option<Duration> {
+    let (seconds, rest) = (milliseconds / 1000, milliseconds % 1000);
+    Some(Duration { seconds: i64::from(seconds), nanos: rest * 1_000_000 })
+}
+
 pub(super) fn socket_address(address: &str, port: u16) -> core::Address {
     core::Address {
         address: Some(core::address::Address::SocketAddress(core::SocketAddress {

@@ -9,7 +9,7 @@ use super::inbound::group;
 use super::types::{PolicyName, Requests};
 use crate::audience::Audience;
 use crate::index::Mesh;
-use crate::ingest::{Cidr, HttpMatch, IngressPart, Limits, Principal, Protocol, Speaks};
+use crate::ingest::{Carried, Cidr, HttpMatch, IngressPart, Limits, Principal, Protocol, Speaks};
 
 /// What callers outside the mesh may do at a port: what these grant together, and nothing else.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq, Default)]
@@ -130,7 +130,7 @@ fn addresses(mesh: &Mesh, part: &IngressPart) -> Option<Option<BTreeSet<Cidr>>> 
 /// What may be asked for; `None` is nothing. A connection has no requests to match.
 fn requests(mesh: &Mesh, namespace: &str, part: &IngressPart, protocol: Protocol) -> Option<Requests> {
     let Some(groups) = &part.groups else { return Some(Requests::Any) };
-    if !protocol.is_http() {
+    if !protocol.carries(Carried::Requests) {
         return None;
     }
     let matches: BTreeSet<HttpMatch> =

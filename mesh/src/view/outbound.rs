@@ -9,11 +9,15 @@ use std::net::SocketAddr;
 
 use crds::mesh_config::{Authorization, Egress};
 
-use super::inbound::group;
+use super::headless::headless;
+use super::inbound::{connects, group};
 use super::types::{Destination, Otherwise, Outbound, Route, Service, ServicePort};
 use super::upstream::{handling, retry};
 use crate::index::{Mesh, Space};
-use crate::ingest::{HttpMatch, PodPart, PolicyPart, RetryRules, ServiceAccount, ServicePortPart, SplitPart};
+use crate::ingest::{
+    Carried, HttpMatch, PodPart, PolicyPart, Protocol, RetryRules, ServiceAccount, ServicePart,
+    ServicePortPart, SplitPart,
+};
 use crate::object::Kind;
 use crate::settings::Settings;
 
@@ -89,30 +93,97 @@ pub(crate) fn dialed(
         return None;
     }
     let ports = service.ports.iter().filter_map(|(number, port)| {
-        let mut addresses = service.addresses.clone();
-        addresses.retain(|address| mesh.owns(namespace, name, *address, *number));
-        let routes = routes(mesh, namespace, space, name, *number);
-        if addresses.is_empty() || routes.is_empty() {
-            return None;
-        }
         let key = ServicePort { namespace: namespace.to_owned(), service: name.to_owned(), port: *number };
-        let handling = handling(mesh, namespace, sight.retry.as_ref(), name, &routes);
-        Some((key, Service { protocol: port.protocol, addresses, routes, handling }))
+        let dialed = dialed_port(mesh, space, &key, service, port, sight)?;
+        Some((key, dialed))
     });
     Some(ports.collect())
 }
 
-/// Where calls to a receiver go: to those of its pods that the caller may call; to all of them when it may call
-/// none, so that it is told so (403) by a sidecar that counts it. `sight` is that of the receiver.
+fn dialed_port(
+    mesh: &Mesh,
+    space: &Space,
+    key: &ServicePort,
+    service: &ServicePart,
+    port: &ServicePortPart,
+    sight: &Sight,
+) -> Option<Service> {
+    let ServicePort { namespace, service: name, port: number } = key;
+    let routes_of = |carried| routes(mesh, namespace, space, name, *number, carried);
+    let routes = routes_of(Carried::Requests);
+    let mut connections = routes_of(Carried::Connections).pop().map(|route| route.to).unwrap_or_default();
+    if port.protocol == Protocol::Undeclared && !open_to_bytes(mesh, namespace, space, connections.keys()) {
+        connections.clear();
+    }
+    let mut addresses = service.addresses.clone();
+    addresses.retain(|address| mesh.owns(namespace, name, *address, *number));
+    let headless = headless(mesh, space, key, service, port, sight);
+    let nowhere = routes.is_empty() && connections.is_empty();
+    if nowhere || (addresses.is_empty() && headless.is_none()) {
+        return None;
+    }
+    let protocol = |receiver: &ServicePort| part_of(space, receiver).map(|part| part.protocol);
+    let announced = connections.keys().any(|receiver| protocol(receiver) == Some(Protocol::Undeclared));
+    let handling = handling(mesh, namespace, sight.retry.as_ref(), name, &routes);
+    Some(Service { addresses, headless, routes, connections, announced, handling })
+}
+
+fn part_of<'a>(space: &'a Space, key: &ServicePort) -> Option<&'a ServicePortPart> {
+    space.services.get(&key.service)?.ports.get(&key.port)
+}
+
+/// Whether every pod behind these lets somebody connect with something that is not a request. Only then is what a
+/// caller sends looked at: what can only be requests is never mistaken for something else.
+fn open_to_bytes<'a>(
+    mesh: &Mesh,
+    namespace: &str,
+    space: &Space,
+    receivers: impl Iterator<Item = &'a ServicePort>,
+) -> bool {
+    let mut pods = receivers.flat_map(|receiver| {
+        let part = part_of(space, receiver);
+        let behind = mesh.behind(space, &receiver.service);
+        behind.filter_map(move |(_, pod)| Some((pod, part?.target.number(pod)?, part?.protocol)))
+    });
+    pods.all(|(pod, port, protocol)| {
+        mesh.modes(namespace, &pod.labels).1 != Authorization::Enforce
+            || connects(mesh, &ServiceAccount::new(namespace, &pod.service_account), port, protocol)
+    })
+}
+
+/// Who may answer at a service: those of its pods that the caller may call; all of them when it may call none, so that
+/// it is told so (403) by a sidecar that counts it.
+pub(super) fn wanted(
+    mesh: &Mesh,
+    namespace: &str,
+    space: &Space,
+    service: &str,
+    sight: &Sight,
+) -> impl Fn(&PodPart) -> bool {
+    let some = sight.reaches_some(mesh, namespace, space, service);
+    move |pod: &PodPart| !some || sight.reaches(mesh, namespace, pod)
+}
+
+/// The service accounts of those.
+pub(super) fn peers(
+    mesh: &Mesh,
+    namespace: &str,
+    space: &Space,
+    service: &str,
+    sight: &Sight,
+) -> BTreeSet<ServiceAccount> {
+    let wanted = wanted(mesh, namespace, space, service, sight);
+    let pods = mesh.behind(space, service).filter(|(_, pod)| wanted(pod));
+    pods.map(|(_, pod)| ServiceAccount::new(namespace, &pod.service_account)).collect()
+}
+
+/// Where calls to a receiver go. `sight` is that of the receiver.
 pub(crate) fn destination(mesh: &Mesh, receiver: &ServicePort, sight: &Sight) -> Option<Destination> {
     let ServicePort { namespace, service, port } = receiver;
     let space = mesh.space(namespace)?;
     let port = space.services.get(service)?.ports.get(port)?;
-    let some = sight.reaches_some(mesh, namespace, space, service);
-    let wanted = |pod: &PodPart| !some || sight.reaches(mesh, namespace, pod);
-    let pods = mesh.behind(space, service).filter(|(_, pod)| wanted(pod));
-    let peers: BTreeSet<_> =
-        pods.map(|(_, pod)| ServiceAccount::new(namespace, &pod.service_account)).collect();
+    let wanted = wanted(mesh, namespace, space, service, sight);
+    let peers = peers(mesh, namespace, space, service, sight);
     let endpoints = endpoints(mesh, space, service, port);
     let endpoints =
         endpoints.into_iter().filter(|(_, pod, _)| wanted(pod)).map(|(_, _, address)| address).collect();
@@ -137,15 +208,27 @@ pub(crate) fn endpoints<'a>(
     service: &str,
     port: &ServicePortPart,
 ) -> Vec<(&'a str, &'a PodPart, SocketAddr)> {
-    let pods: BTreeMap<&str, &PodPart> =
-        mesh.behind(space, service).filter(|(_, pod)| !pod.terminating).collect();
+    let all = listed(mesh, space, service, port).into_iter();
+    let ready = all.filter(|(takes_calls, _, pod, _)| *takes_calls && !pod.terminating);
+    ready.map(|(_, name, pod, address)| (name, pod, address)).collect()
+}
+
+/// The endpoints of a service port that have a sidecar: whether it takes calls, pod and address.
+pub(super) fn listed<'a>(
+    mesh: &'a Mesh,
+    space: &'a Space,
+    service: &str,
+    port: &ServicePortPart,
+) -> Vec<(bool, &'a str, &'a PodPart, SocketAddr)> {
+    let pods: BTreeMap<&str, &PodPart> = mesh.behind(space, service).collect();
     let slices = space.slices_of(service);
     let slices = slices.filter_map(|slice| Some((slice, *slice.ports.get(&port.name)?)));
     let endpoints =
         slices.flat_map(|(slice, number)| slice.endpoints.iter().map(move |endpoint| (endpoint, number)));
     let meshed = endpoints.filter_map(|(endpoint, number)| {
-        let (name, pod) = pods.get_key_value(endpoint.pod.as_str())?;
-        Some((*name, *pod, SocketAddr::new(endpoint.address, number)))
+        let (name, pod) = space.pod_of(endpoint)?;
+        let ours = pods.contains_key(name);
+        ours.then(|| (endpoint.takes_calls, name, pod, SocketAddr::new(endpoint.address, number)))
     });
     meshed.collect()
 }
@@ -168,13 +251,21 @@ fn splits<'a>(
     matching.into_iter().chain(rest.into_iter().take(1))
 }
 
-/// Where requests to a service port go. A receiver that cannot take calls (no such service or port, another protocol,
+/// Where requests or connections to a service port go. A receiver that cannot take calls (no such service or port, another protocol,
 /// no ready pod with a sidecar) gets none, and the others share; a split of which nothing is left is as if it were
 /// not there. Empty when nobody is behind the service.
-pub(crate) fn routes(mesh: &Mesh, namespace: &str, space: &Space, root: &str, number: u16) -> Vec<Route> {
-    let Some(port) = space.services.get(root).and_then(|service| service.ports.get(&number)) else {
+pub(crate) fn routes(
+    mesh: &Mesh,
+    namespace: &str,
+    space: &Space,
+    root: &str,
+    number: u16,
+    carried: Carried,
+) -> Vec<Route> {
+    let port = space.services.get(root).and_then(|service| service.ports.get(&number));
+    if !port.is_some_and(|port| port.protocol.carries(carried)) {
         return Vec::new();
-    };
+    }
     let key = |service: &str| ServicePort {
         namespace: namespace.to_owned(),
         service: service.to_owned(),
@@ -183,8 +274,7 @@ pub(crate) fn routes(mesh: &Mesh, namespace: &str, space: &Space, root: &str, nu
     let takes_calls = |backend: &str| {
         let other = space.services.get(backend).and_then(|service| service.ports.get(&number));
         other.is_some_and(|other| {
-            other.protocol.is_http() == port.protocol.is_http()
-                && !endpoints(mesh, space, backend, other).is_empty()
+            other.protocol.carries(carried) && !endpoints(mesh, space, backend, other).is_empty()
         })
     };
     let mut routes = Vec::new();
@@ -200,7 +290,7 @@ pub(crate) fn routes(mesh: &Mesh, namespace: &str, space: &Space, root: &str, nu
             }
         };
         // No match at all is not every request; and a connection has no requests to match.
-        let applies = split.matches.is_none() || (!matches.is_empty() && port.protocol.is_http());
+        let applies = split.matches.is_none() || (!matches.is_empty() && carried == Carried::Requests);
         if applies && !to.is_empty() {
             routes.push(Route { matches, to });
         }

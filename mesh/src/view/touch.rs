@@ -68,6 +68,9 @@ pub(crate) struct Touched {
     pub(crate) split: BTreeSet<String>,
     /// Namespaces of audiences whose rest is touched.
     pub(crate) rest: BTreeSet<String>,
+    /// Namespaces whose services with a port of no declared protocol are touched: what is looked at there depends on
+    /// what is open (`outbound.rs`).
+    pub(crate) undeclared: BTreeSet<String>,
     /// TrafficTargets: the rest of the audiences with the service account that they open, now or before.
     pub(crate) targets: BTreeSet<ObjectRef>,
 }
@@ -98,6 +101,7 @@ impl Touched {
         match key.kind {
             Kind::TrafficTarget => {
                 self.reach.insert(namespace());
+                self.undeclared.insert(namespace());
                 self.targets.insert(key.clone());
             }
             Kind::TrafficSplit => {
@@ -108,7 +112,11 @@ impl Touched {
                 self.split.insert(namespace());
                 self.rest.insert(namespace());
             }
-            Kind::TCPRoute | Kind::Egress | Kind::IngressBackend => {
+            Kind::TCPRoute => {
+                self.undeclared.insert(namespace());
+                self.rest.insert(namespace());
+            }
+            Kind::Egress | Kind::IngressBackend => {
                 self.rest.insert(namespace());
             }
             Kind::UpstreamTrafficSetting => {

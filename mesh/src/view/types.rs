@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use super::egress::EgressPort;
 use super::ingress::Ingress;
 use super::upstream::Handling;
+use crate::audience::Families;
 use crate::ingest::{CallerSettings, HttpMatch, Limits, Protocol, ServiceAccount};
 
 /// What the sidecars of one audience do.
@@ -20,6 +21,8 @@ pub struct View {
     pub trust_domain: String,
     /// Access log of the sidecars.
     pub access_log: AccessLog,
+    /// Which addresses the pods have.
+    pub families: Families,
     /// Calls that the application makes.
     pub outbound: Outbound,
     /// Calls that the application gets.
@@ -78,15 +81,43 @@ impl Serialize for ServicePort {
 #[derive(Serialize, Debug, Clone, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
-    /// What is spoken.
-    pub protocol: Protocol,
-    /// Addresses that the application dials. Never empty.
+    /// Addresses that the application dials; none for a headless service.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub addresses: BTreeSet<IpAddr>,
-    /// Where requests go, first match first. Never empty.
+    /// What the application dials instead, when the service is headless.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headless: Option<Headless>,
+    /// Where requests go, first match first. Empty where only connections are told apart.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
+    /// Where connections go: receivers and their weights. Empty where everything is a request. Where both go
+    /// somewhere, what a connection begins with decides.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub connections: BTreeMap<ServicePort, u32>,
+    /// Whether a receiver of `connections` could take them for requests, and must be told.
+    #[serde(skip_serializing_if = "is_false")]
+    pub announced: bool,
     /// How they are handled.
     #[serde(skip_serializing_if = "Handling::is_empty")]
     pub handling: Handling,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference
+fn is_false(yes: &bool) -> bool {
+    !yes
+}
+
+/// The pods of a headless service. What goes to the service itself goes to the pod that was dialed: its client has
+/// picked it, as a member of a StatefulSet is picked by its name.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Headless {
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Who may answer. Never empty.
+    pub peers: BTreeSet<ServiceAccount>,
+    /// The pods, ready or not: which of them are called is the client's choice.
+    pub pods: BTreeSet<SocketAddr>,
 }
 
 /// The pods behind a service port.
@@ -139,7 +170,7 @@ pub struct Inbound {
 pub struct InboundPort {
     /// What is spoken.
     pub protocol: Protocol,
-    /// Who may do what.
+    /// Who may do what: requests, or connections where nobody reads the bytes.
     pub access: Access,
     /// What callers outside the mesh may do.
     #[serde(skip_serializing_if = "Ingress::is_empty")]
@@ -147,6 +178,9 @@ pub struct InboundPort {
     /// How many calls it takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// Who may connect with something that is not HTTP, where the port's protocol is not declared and anybody may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Access>,
 }
 
 /// Who may do what at a port.

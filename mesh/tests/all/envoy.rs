@@ -1,10 +1,16 @@
 //! Real Envoys, the oldest and the newest that we support: they accept what is rendered, and they decide as `decide`
 //! does.
 
+mod apps;
 mod egress;
+mod endpoints;
+mod grpc;
 mod ingress;
 mod live;
+mod matrix;
 mod outside;
+mod protocols;
+mod splits;
 mod upstream;
 
 use crds::mesh_config::{AccessLog, Authorization, Egress, Mtls};

@@ -184,7 +184,33 @@ fn objects() -> Vec<Object> {
     ]);
     all.extend(outside());
     all.extend([gateway(&[]), gateway(&["192.0.2.7", "192.0.2.1"])]);
+    all.extend(flavours());
     all
+}
+
+/// Ports that declare nothing, headless services that share pods, and one whose endpoints a person writes.
+fn flavours() -> Vec<Object> {
+    let store = || json!({"app": "bookstore"});
+    let quiet = |pods: &[(&str, &str, bool)]| slice("quiet", &[("", 9090)], pods);
+    let members = |name: &str, pods: &[(&str, &str, bool)]| slice(name, &[("http", 8080)], pods);
+    vec![
+        service("quiet", "10.0.0.30", store(), &[("", 90, json!(9090))]),
+        quiet(&[("v1", "10.1.0.1", true), ("v2", "10.1.0.2", true)]),
+        quiet(&[]),
+        policy("TCPRoute", "any", json!({"matches": {"ports": [9090]}})),
+        target("t3", "bookstore", &["buyer"], tcp("any")),
+        target("t3", "bookstore", &["thief"], http("one")),
+        service("members", "None", store(), &[("http", 80, json!(8080))]),
+        service("members", "10.0.0.33", store(), &[("http", 80, json!(8080))]),
+        service("more-members", "None", store(), &[("http", 80, json!(8080)), ("http-b", 81, json!(8080))]),
+        members("members", &[("v1", "10.1.0.1", true), ("v2", "10.1.0.2", false)]),
+        members("members", &[("v2", "10.1.0.2", true)]),
+        members("more-members", &[("v1", "10.1.0.1", true), ("v2", "10.1.0.2", true)]),
+        split("members", "members", &[("members", 1), ("bookstore-v1", 1)], None),
+        service("by-hand", "10.0.0.31", serde_json::Value::Null, &[("http", 80, json!(8080))]),
+        members("by-hand", &[("v1", "10.1.0.1", true)]),
+        members("by-hand", &[("thief-1", "10.1.0.7", true)]),
+    ]
 }
 
 fn all_settings() -> Vec<Settings> {

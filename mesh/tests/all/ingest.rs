@@ -121,33 +121,29 @@ fn split_services_may_be_written_in_full() {
 #[test]
 fn protocols_of_ports() {
     let table = [
-        (None, "", Protocol::Http, false),
-        (None, "web", Protocol::Http, false),
-        (None, "http", Protocol::Http, true),
-        (None, "http-web", Protocol::Http, true),
-        (None, "http2-web", Protocol::Http2, true),
-        (None, "grpc-api", Protocol::Http2, true),
-        (None, "tcp-db", Protocol::Tcp, true),
-        (None, "https-web", Protocol::Tcp, true),
-        (None, "tcpdb", Protocol::Http, false),
-        (Some("kubernetes.io/h2c"), "tcp", Protocol::Http2, true),
-        (Some("GRPC"), "", Protocol::Http2, true),
-        (Some("https"), "http", Protocol::Tcp, true),
-        (Some("example.com/secret-protocol"), "http", Protocol::Tcp, true),
-        (Some("http"), "tcp-x", Protocol::Http, true),
+        (None, "", Protocol::Undeclared),
+        (None, "web", Protocol::Undeclared),
+        (None, "http", Protocol::Http),
+        (None, "http-web", Protocol::Http),
+        (None, "http2-web", Protocol::Http2),
+        (None, "grpc-api", Protocol::Http2),
+        (None, "tcp-db", Protocol::Tcp),
+        (None, "https-web", Protocol::Tcp),
+        (None, "tcpdb", Protocol::Undeclared),
+        (Some("kubernetes.io/h2c"), "tcp", Protocol::Http2),
+        (Some("GRPC"), "", Protocol::Http2),
+        (Some("https"), "http", Protocol::Tcp),
+        (Some("example.com/secret-protocol"), "http", Protocol::Tcp),
+        (Some("http"), "tcp-x", Protocol::Http),
     ];
-    for (app_protocol, name, expected, declared) in table {
+    for (app_protocol, name, expected) in table {
         let value = json!({
             "metadata": {"name": "s", "namespace": NS},
             "spec": {"ports": [{"name": name, "port": 80, "appProtocol": app_protocol}]},
         });
         let object: k8s_openapi::api::core::v1::Service = serde_json::from_value(value).unwrap();
         let Part::Service(part) = ingest(&object.into()).unwrap() else { panic!() };
-        assert_eq!(
-            (part.ports[&80].protocol, part.ports[&80].declared),
-            (expected, declared),
-            "{app_protocol:?} {name}"
-        );
+        assert_eq!(part.ports[&80].protocol, expected, "{app_protocol:?} {name}");
     }
 }
 
@@ -175,7 +171,7 @@ fn a_pod_is_meshed_by_label_and_container_together() {
 }
 
 #[test]
-fn only_endpoints_that_take_calls_are_kept() {
+fn endpoints_say_whether_they_take_calls() {
     let endpoint = |address: &str, conditions: Value, kind: &str| json!({"addresses": [address], "conditions": conditions, "targetRef": {"kind": kind, "name": address}});
     let value = json!({
         "metadata": {"name": "s-1", "namespace": NS, "labels": {"kubernetes.io/service-name": "s"}},
@@ -194,7 +190,11 @@ fn only_endpoints_that_take_calls_are_kept() {
     });
     let object: k8s_openapi::api::discovery::v1::EndpointSlice = serde_json::from_value(value).unwrap();
     let Part::EndpointSlice(part) = ingest(&object.into()).unwrap() else { panic!() };
-    let kept: Vec<_> = part.endpoints.iter().map(|EndpointPart { pod, .. }| pod.as_str()).collect();
-    assert_eq!(kept, ["10.0.0.1", "10.0.0.2"]);
-    assert_eq!(part.ports.into_iter().collect::<Vec<_>>(), [("http".to_owned(), 80)]);
+    let kept = |wanted: bool| -> Vec<_> {
+        let all = part.endpoints.iter().filter(|one| one.takes_calls == wanted);
+        all.map(|EndpointPart { address, pod, .. }| format!("{address} {pod}")).collect()
+    };
+    assert_eq!(kept(true), ["10.0.0.1 10.0.0.1", "10.0.0.2 10.0.0.2", "10.0.0.9 "]);
+    assert_eq!(kept(false), ["10.0.0.3 10.0.0.3", "10.0.0.4 10.0.0.4"]);
+    assert_eq!(part.ports.clone().into_iter().collect::<Vec<_>>(), [("http".to_owned(), 80)]);
 }

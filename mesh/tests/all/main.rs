@@ -5,6 +5,7 @@
 
 mod decide;
 mod envoy;
+mod hostile;
 mod incremental;
 mod index;
 mod ingest;
@@ -13,5 +14,6 @@ mod osm;
 mod pure;
 mod render;
 mod seal;
+mod services;
 mod view;
 mod world;

@@ -45,6 +45,13 @@ fn rich() -> Vec<Object> {
             json!({"selector": {"matchLabels": {"version": "v1"}}, "mtls": "Permissive"}),
         ),
         service("same-port", "10.0.0.14", json!({"version": "v1"}), &[("tcp", 81, json!(8080))]),
+        service("quiet", "10.0.0.15", json!({"app": "bookstore"}), &[("", 90, json!(9090))]),
+        slice("quiet", &[("", 9090)], &[("v1", "10.1.0.1", true), ("v2", "10.1.0.2", true)]),
+        service("members", "None", json!({"app": "bookstore"}), &[("http", 80, json!(8080))]),
+        slice("members", &[("http", 8080)], &[("v1", "10.1.0.1", true), ("v2", "10.1.0.2", false)]),
+        policy("TCPRoute", "quiet", json!({"matches": {"ports": [9090]}})),
+        target("t4", "bookstore", &["warehouse"], tcp("quiet")),
+        target("t5", "bookstore", &["thief"], tcp("any")),
     ];
     // Of one name only one at a time: which of two is there depends on which comes last.
     let mut names = BTreeSet::new();
@@ -71,7 +78,11 @@ fn calls() -> Vec<Call> {
         })
     });
     let tcp = accounts.iter().map(|from| connection(from, "warehouse-1", 5432));
-    http.chain(tcp).chain(outside_calls()).collect()
+    let quiet = accounts.iter().flat_map(|from| {
+        let at = |call: Call| Call { to: connection(from, "v1", 9090).to, ..call };
+        [connection(from, "v1", 9090), at(request(from, "v1", "GET", "/one", &[]))]
+    });
+    http.chain(tcp).chain(quiet).chain(outside_calls()).collect()
 }
 
 /// Calls that leave and enter the mesh.
@@ -97,6 +108,21 @@ fn outside_calls() -> Vec<Call> {
         calls.push(Call { from, ..request("buyer", "v1", "GET", "/", &[]) });
     }
     calls
+}
+
+/// What an object says when somebody has broken it.
+fn broken(object: &Object) -> Option<Object> {
+    let reference = object.reference();
+    let nonsense = match reference.kind {
+        Kind::HTTPRouteGroup => json!({"matches": [{"name": "x", "pathRegex": "("}]}),
+        Kind::TCPRoute => json!({"matches": {"ports": [0]}}),
+        Kind::TrafficTarget => {
+            json!({"destination": {"kind": "Everybody", "name": "x"}, "sources": [], "rules": []})
+        }
+        Kind::TrafficSplit => json!({"service": "bookstore", "backends": []}),
+        _ => return None,
+    };
+    Some(policy(reference.kind.as_str(), &reference.name, nonsense))
 }
 
 fn allowed(mesh: &Mesh) -> Vec<bool> {
@@ -133,6 +159,33 @@ proptest! {
         }
         for ((was, is), call) in before.into_iter().zip(allowed(&mesh)).zip(calls()) {
             prop_assert!(was || !is, "deleting {gone:?} opened {call:?}");
+        }
+    }
+
+    /// What has not arrived yet, or has arrived broken, opens nothing.
+    #[test]
+    fn late_or_wrong_policies_open_nothing(
+        arrived in prop::collection::vec(0..3_u8, rich().len()),
+        first in any::<bool>(),
+    ) {
+        let full = allowed(&mesh(rich()));
+        let mut mesh = Mesh::new(settings());
+        for (object, how) in rich().into_iter().zip(arrived) {
+            match (broken(&object), how) {
+                (Some(_), 0) => {}
+                (Some(bad), 1) => {
+                    if first {
+                        mesh.apply(bad);
+                    } else {
+                        mesh.apply(object);
+                        mesh.apply(bad);
+                    }
+                }
+                _ => drop(mesh.apply(object)),
+            }
+        }
+        for ((full, now), call) in full.into_iter().zip(allowed(&mesh)).zip(calls()) {
+            prop_assert!(full || !now, "opened {call:?}");
         }
     }
 

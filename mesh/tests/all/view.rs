@@ -45,8 +45,10 @@ fn every_receiver_has_peers_and_every_route_a_receiver() {
     for (namespace, pod) in mesh.pods() {
         let view = view(&mesh, &mesh.audience(namespace, pod).unwrap());
         for service in view.outbound.services.values() {
-            assert!(!service.routes.is_empty() && !service.addresses.is_empty());
-            for receiver in service.routes.iter().flat_map(|route| route.to.keys()) {
+            assert!(!service.routes.is_empty() || !service.connections.is_empty());
+            assert!(!service.addresses.is_empty());
+            let requests = service.routes.iter().flat_map(|route| route.to.keys());
+            for receiver in requests.chain(service.connections.keys()) {
                 assert!(!view.outbound.destinations[receiver].peers.is_empty());
             }
         }

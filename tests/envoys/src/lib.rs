@@ -9,11 +9,13 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests only: a panic is the report")]
 
-use std::collections::HashMap;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod process;
+
+pub use process::{Block, Envoy, Identities, free_port, validate};
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::Path;
 
 use envoy_types::pb::envoy::config::bootstrap::v3 as bootstrap;
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
@@ -22,24 +24,14 @@ use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 use envoy_types::pb::envoy::config::listener::v3 as listener;
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
-use envoy_types::pb::envoy::service::discovery::v3::Resource;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryResponse, Resource};
 use envoy_types::pb::google::protobuf::{Any, Struct, Value, value::Kind};
 use mesh::{ResourceType, Snapshot};
 use prost::{Message, Name};
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, SanType};
-use serde_json::json;
-use tempfile::TempDir;
 
 /// The oldest and the newest that a release may hold.
 pub const VERSIONS: [&str; 2] = ["1.36.4", "1.40.0"];
-
-/// Path of a real Envoy, fetched once.
-fn binary(version: &str) -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cluster/cluster");
-    let output = Command::new(script).args(["envoy", version]).output().unwrap();
-    assert!(output.status.success(), "no Envoy {version}: {}", String::from_utf8_lossy(&output.stderr));
-    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
-}
 
 /// Static configuration.
 #[derive(Clone, Default)]
@@ -103,7 +95,12 @@ impl Config {
     }
 
     /// With routes and endpoints written in instead of asked for. Endpoints are on this machine.
-    pub fn inlined(mut self, snapshot: &Snapshot) -> Self {
+    pub fn inlined(self, snapshot: &Snapshot) -> Self {
+        self.inlined_at(snapshot, |endpoint| SocketAddr::from(([127, 0, 0, 1], endpoint.port())))
+    }
+
+    /// The same, with endpoints somewhere else on this machine.
+    pub fn inlined_at(mut self, snapshot: &Snapshot, place: impl Fn(SocketAddr) -> SocketAddr) -> Self {
         let routes: HashMap<String, route::RouteConfiguration> = decode(snapshot, ResourceType::Route);
         let endpoints: HashMap<String, endpoint::ClusterLoadAssignment> =
             decode(snapshot, ResourceType::Endpoint);
@@ -115,22 +112,35 @@ impl Config {
         }
         for cluster in &mut self.clusters {
             let Some(mut assignment) = endpoints.get(&cluster.name).cloned() else { continue };
-            for one in assignment.endpoints.iter_mut().flat_map(|locality| &mut locality.lb_endpoints) {
-                let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)) =
-                    &mut one.host_identifier
-                else {
-                    panic!()
-                };
-                endpoint.address = Some(local(port_of(endpoint.address.as_ref().unwrap())));
-            }
+            place_endpoints(&mut assignment, &place);
             make_static(cluster, assignment);
         }
         self
     }
 
+    /// Makes a cluster take its endpoints from a file, as they are in each snapshot that [`write_endpoints`] puts there.
+    pub fn endpoints_from(&mut self, cluster: &str, folder: &Path) {
+        let cluster = self.clusters.iter_mut().find(|one| one.name == cluster).unwrap();
+        let watched = core::WatchedDirectory { path: folder.display().to_string(), ..Default::default() };
+        let source = core::PathConfigSource {
+            path: folder.join("endpoints.pb").display().to_string(),
+            watched_directory: Some(watched),
+            ..Default::default()
+        };
+        let source = core::config_source::ConfigSourceSpecifier::PathConfigSource(source);
+        let eds = cluster.eds_cluster_config.as_mut().unwrap();
+        eds.eds_config =
+            Some(core::ConfigSource { config_source_specifier: Some(source), ..Default::default() });
+    }
+
     /// Makes a cluster lead to a port of this machine.
     pub fn lead(&mut self, cluster: &str, port: u16) {
-        let host = endpoint::Endpoint { address: Some(local(port)), ..Default::default() };
+        self.lead_to(cluster, SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+
+    /// Makes a cluster lead to an address of this machine.
+    pub fn lead_to(&mut self, cluster: &str, to: SocketAddr) {
+        let host = endpoint::Endpoint { address: Some(socket(to)), ..Default::default() };
         let host = endpoint::LbEndpoint {
             host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(host)),
             ..Default::default()
@@ -145,15 +155,63 @@ impl Config {
 
     /// Keeps one listener only, on ports of this machine.
     pub fn listen(&mut self, name: &str, ports: &[u16]) {
-        let mut kept = self.listeners.iter().find(|one| one.name == name).unwrap().clone();
-        kept.bind_to_port = None;
-        kept.use_original_dst = None;
-        kept.address = Some(local(ports[0]));
-        kept.additional_addresses = ports[1..]
-            .iter()
-            .map(|port| listener::AdditionalAddress { address: Some(local(*port)), ..Default::default() })
-            .collect();
-        self.listeners = vec![kept];
+        self.place(&[(name, ports)]);
+    }
+
+    /// Keeps these listeners only, on ports of this machine.
+    pub fn place(&mut self, places: &[(&str, &[u16])]) {
+        let at = |ports: &[u16]| ports.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port))).collect();
+        let places = places.iter().map(|(name, ports)| ((*name).to_owned(), at(ports)));
+        self.place_at(&places.collect());
+    }
+
+    /// Keeps these listeners only, at these addresses.
+    pub fn place_at(&mut self, places: &BTreeMap<String, Vec<SocketAddr>>) {
+        let place = |(name, at): (&String, &Vec<SocketAddr>)| {
+            let found = self.listeners.iter().find(|one| one.name == *name);
+            let names = || self.listeners.iter().map(|one| one.name.as_str()).collect::<Vec<_>>();
+            let mut kept = found.unwrap_or_else(|| panic!("no {name} in {:?}", names())).clone();
+            kept.bind_to_port = None;
+            kept.use_original_dst = None;
+            kept.address = Some(socket(at[0]));
+            let more = at[1..].iter().map(|at| Some(socket(*at)));
+            kept.additional_addresses =
+                more.map(|address| listener::AdditionalAddress { address, ..Default::default() }).collect();
+            kept
+        };
+        self.listeners = places.iter().map(place).collect();
+    }
+
+    /// The virtual outbound listener again, for calls to one address: without a redirect there is no original
+    /// destination.
+    pub fn passthrough(&mut self, name: &str, to: SocketAddr) {
+        let mut cluster = self.clusters.iter().find(|one| one.name == "meshpassthrough").unwrap().clone();
+        cluster.name = name.to_owned();
+        self.clusters.push(cluster);
+        self.lead_to(name, to);
+        let mut listener = self.listeners.iter().find(|one| one.name == "outbound").unwrap().clone();
+        listener.name = name.to_owned();
+        let filter = &mut listener.default_filter_chain.as_mut().unwrap().filters[0];
+        let Some(listener::filter::ConfigType::TypedConfig(config)) = &mut filter.config_type else {
+            panic!()
+        };
+        let mut proxy = tcp_proxy::TcpProxy::decode(config.value.as_slice()).unwrap();
+        proxy.cluster_specifier = Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(name.to_owned()));
+        *config = any(&proxy);
+        self.listeners.push(listener);
+    }
+
+    /// Keeps one listener only, on all its addresses but on another port.
+    pub fn listen_everywhere(&mut self, name: &str, port: u16) {
+        self.listeners.retain(|one| one.name == name);
+        for listener in &mut self.listeners {
+            let more = listener.additional_addresses.iter_mut().map(|more| &mut more.address);
+            for address in more.chain([&mut listener.address]).flatten() {
+                if let Some(core::address::Address::SocketAddress(socket)) = &mut address.address {
+                    socket.port_specifier = Some(core::socket_address::PortSpecifier::PortValue(port.into()));
+                }
+            }
+        }
     }
 
     /// An encoded bootstrap, with the runtime value that the contract asks for.
@@ -228,6 +286,34 @@ fn make_static(cluster: &mut cluster::Cluster, assignment: endpoint::ClusterLoad
     cluster.load_assignment = Some(assignment);
 }
 
+/// Puts the endpoints of a snapshot where a running Envoy finds them.
+pub fn write_endpoints(
+    snapshot: &Snapshot,
+    cluster: &str,
+    folder: &Path,
+    place: impl Fn(SocketAddr) -> SocketAddr,
+) {
+    let mut all: HashMap<String, endpoint::ClusterLoadAssignment> = decode(snapshot, ResourceType::Endpoint);
+    let mut assignment = all.remove(cluster).unwrap();
+    place_endpoints(&mut assignment, place);
+    let response = DiscoveryResponse { resources: vec![any(&assignment)], ..Default::default() };
+    let temporary = folder.join("next");
+    std::fs::write(&temporary, response.encode_to_vec()).unwrap();
+    std::fs::rename(temporary, folder.join("endpoints.pb")).unwrap();
+}
+
+fn place_endpoints(
+    assignment: &mut endpoint::ClusterLoadAssignment,
+    place: impl Fn(SocketAddr) -> SocketAddr,
+) {
+    for one in assignment.endpoints.iter_mut().flat_map(|locality| &mut locality.lb_endpoints) {
+        let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &mut one.host_identifier else {
+            panic!()
+        };
+        endpoint.address = Some(socket(place(socket_of(endpoint.address.as_ref().unwrap()))));
+    }
+}
+
 /// A controller that is not there.
 fn controller() -> cluster::Cluster {
     let mut cluster = cluster::Cluster { name: "controller".to_owned(), ..Default::default() };
@@ -239,145 +325,26 @@ fn controller() -> cluster::Cluster {
 
 /// A port of this machine.
 pub fn local(port: u16) -> core::Address {
+    socket(SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+fn socket(at: SocketAddr) -> core::Address {
     core::Address {
         address: Some(core::address::Address::SocketAddress(core::SocketAddress {
-            address: "127.0.0.1".to_owned(),
-            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port.into())),
+            address: at.ip().to_string(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(at.port().into())),
             ..Default::default()
         })),
     }
 }
 
-fn port_of(address: &core::Address) -> u16 {
+fn socket_of(address: &core::Address) -> SocketAddr {
     match &address.address {
         Some(core::address::Address::SocketAddress(core::SocketAddress {
+            address,
             port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
             ..
-        })) => u16::try_from(*port).unwrap(),
+        })) => SocketAddr::new(address.parse().unwrap(), u16::try_from(*port).unwrap()),
         other => panic!("{other:?}"),
-    }
-}
-
-/// A port that is free now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Lets Envoy judge a configuration.
-pub fn validate(version: &str, bootstrap: &[u8]) {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("bootstrap.pb");
-    std::fs::write(&path, bootstrap).unwrap();
-    let output = Command::new(binary(version))
-        .args(["--mode", "validate", "--config-path"])
-        .arg(&path)
-        .output()
-        .unwrap();
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "Envoy {version}: {}", text.lines().last().unwrap_or_default());
-}
-
-/// A root of trust.
-pub struct Identities {
-    issuer: Issuer<'static, KeyPair>,
-    root: String,
-}
-
-impl Default for Identities {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Identities {
-    /// A new root.
-    pub fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let root = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), root }
-    }
-
-    /// A folder as `meshwright-proxy` keeps it, for a service account.
-    pub fn issue(&self, namespace: &str, account: &str) -> TempDir {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        // A leaf with its root's name would look self-signed.
-        params.distinguished_name = DistinguishedName::new();
-        params.use_authority_key_identifier_extension = true;
-        let id = crds::labels::spiffe_id("cluster.local", namespace, account);
-        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-        let secret = |name: &str, field: &str, value: serde_json::Value| {
-            json!({"resources": [{
-                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-                "name": name, field: value,
-            }]})
-        };
-        let identity = json!({
-            "certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key.serialize_pem()},
-        });
-        let trust = json!({"trusted_ca": {"inline_string": self.root}});
-        let folder = TempDir::new().unwrap();
-        let write = |name: &str, value: serde_json::Value| {
-            std::fs::write(folder.path().join(name), value.to_string()).unwrap();
-        };
-        write("identity.json", secret("identity", "tls_certificate", identity));
-        write("trust.json", secret("trust", "validation_context", trust));
-        folder
-    }
-}
-
-/// A running Envoy; killed when dropped.
-pub struct Envoy {
-    child: Child,
-    folder: TempDir,
-}
-
-impl Envoy {
-    /// Starts one and waits until it listens.
-    pub fn start(version: &str, config: &Config, listens: u16) -> Self {
-        Self::start_with(version, "bootstrap.pb", &config.bootstrap(), listens)
-    }
-
-    /// Starts one with a bootstrap whose format the file's name says (`.pb`, `.json`).
-    pub fn start_with(version: &str, file: &str, bootstrap: &[u8], listens: u16) -> Self {
-        let folder = TempDir::new().unwrap();
-        let path = folder.path().join(file);
-        std::fs::write(&path, bootstrap).unwrap();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(binary(version))
-            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning", "--config-path"])
-            .arg(&path)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut envoy = Self { child, folder };
-        let began = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", listens)).is_err() {
-            let log = std::fs::read_to_string(envoy.folder.path().join("log")).unwrap_or_default();
-            assert!(envoy.child.try_wait().unwrap().is_none(), "Envoy {version} has ended: {log}");
-            assert!(began.elapsed() < Duration::from_secs(30), "Envoy {version} does not listen: {log}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        envoy
-    }
-
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
-impl Drop for Envoy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("{}", std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
-        }
     }
 }

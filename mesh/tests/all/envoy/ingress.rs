@@ -10,7 +10,8 @@ use mesh::{Call, Mesh, Verdict, decide};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::live::{app, ask, config};
+use super::apps::{app, ask};
+use super::live::config;
 use super::outside::{Leg, gateway};
 use crate::world::*;
 

@@ -4,72 +4,14 @@
 //!  call ──▶ caller's Envoy (service listener, or meshpassthrough) ══mTLS══▶ callee's Envoy (inbound) ──▶ app
 //! ```
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
-
 use envoys::{Config, Envoy, Identities, VERSIONS, free_port};
 use mesh::decide::Request;
 use mesh::{Call, Mesh, Verdict, decide};
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::apps::{app, ask};
 use crate::world::*;
-
-/// An application that answers with what it was asked.
-pub fn app() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            std::thread::spawn(move || answer(stream));
-        }
-    });
-    port
-}
-
-fn answer(mut stream: TcpStream) {
-    let mut asked = Vec::new();
-    let mut buffer = [0; 4096];
-    while !asked.windows(4).any(|end| end == b"\r\n\r\n") {
-        match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => return,
-            Ok(read) => asked.extend_from_slice(&buffer[..read]),
-        }
-    }
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", asked.len());
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&asked));
-}
-
-/// Status and body of a request; `None` when the connection was closed without an answer.
-pub fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: bookstore\r\nconnection: close\r\n");
-    for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
-    }
-    stream.write_all(format!("{text}\r\n").as_bytes()).ok()?;
-    let mut answer = Vec::new();
-    let mut buffer = [0; 4096];
-    while !is_whole(&answer) {
-        match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => break,
-            Ok(read) => answer.extend_from_slice(&buffer[..read]),
-        }
-    }
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let status = answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
-    Some((status, answer))
-}
-
-/// Envoy keeps a connection that it is done with open for a second, so its end is not waited for.
-pub fn is_whole(answer: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(answer);
-    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
-    length.is_some_and(|length| body.len() >= length)
-}
 
 /// One version of Envoy on both sides of a store with an HTTP and a TCP port.
 struct Stage {

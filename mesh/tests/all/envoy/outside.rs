@@ -44,7 +44,7 @@ pub fn exchange(port: u16, bytes: &[u8]) -> Option<(u16, String)> {
     stream.write_all(bytes).ok()?;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
-    while !super::live::is_whole(&answer) {
+    while !super::apps::is_whole(&answer) {
         match stream.read(&mut buffer) {
             Ok(0) | Err(_) => break,
             Ok(read) => answer.extend_from_slice(&buffer[..read]),

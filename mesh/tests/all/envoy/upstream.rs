@@ -10,7 +10,8 @@ use mesh::Mesh;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::live::{ask, config};
+use super::apps::ask;
+use super::live::config;
 use super::outside::exchange;
 use crate::world::*;
 

@@ -1,0 +1,183 @@
+//! Processes, the identities that they have, and where they listen.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, SanType};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::Config;
+
+/// Path of a real Envoy, fetched once.
+fn binary(version: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cluster/cluster");
+    let output = Command::new(script).args(["envoy", version]).output().unwrap();
+    assert!(output.status.success(), "no Envoy {version}: {}", String::from_utf8_lossy(&output.stderr));
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
+/// Addresses of this machine that nobody else uses: all their ports are free.
+#[derive(Debug, Clone, Copy)]
+pub struct Block {
+    second: u8,
+    third: u8,
+}
+
+impl Block {
+    /// Addresses that no other process and no other test of this one has, until 16 blocks later.
+    pub fn reserve() -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        let [_, high, low, lowest] = std::process::id().to_be_bytes();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) % 16;
+        Self { second: lowest.max(1), third: (low ^ high) << 4 | number }
+    }
+
+    /// One of them.
+    pub fn at(self, last: u8, port: u16) -> SocketAddr {
+        SocketAddr::from(([127, self.second, self.third, last], port))
+    }
+}
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Lets Envoy judge a configuration.
+pub fn validate(version: &str, bootstrap: &[u8]) {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("bootstrap.pb");
+    std::fs::write(&path, bootstrap).unwrap();
+    let output = Command::new(binary(version))
+        .args(["--mode", "validate", "--config-path"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "Envoy {version}: {}", text.lines().last().unwrap_or_default());
+}
+
+/// A root of trust.
+pub struct Identities {
+    issuer: Issuer<'static, KeyPair>,
+    root: String,
+}
+
+impl Default for Identities {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Identities {
+    /// A new root.
+    pub fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), root }
+    }
+
+    /// A folder as `meshwright-proxy` keeps it, for a service account.
+    pub fn issue(&self, namespace: &str, account: &str) -> TempDir {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        // A leaf with its root's name would look self-signed.
+        params.distinguished_name = DistinguishedName::new();
+        params.use_authority_key_identifier_extension = true;
+        let id = crds::labels::spiffe_id("cluster.local", namespace, account);
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let secret = |name: &str, field: &str, value: serde_json::Value| {
+            json!({"resources": [{
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+                "name": name, field: value,
+            }]})
+        };
+        let identity = json!({
+            "certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key.serialize_pem()},
+        });
+        let trust = json!({"trusted_ca": {"inline_string": self.root}});
+        let folder = TempDir::new().unwrap();
+        let write = |name: &str, value: serde_json::Value| {
+            std::fs::write(folder.path().join(name), value.to_string()).unwrap();
+        };
+        write("identity.json", secret("identity", "tls_certificate", identity));
+        write("trust.json", secret("trust", "validation_context", trust));
+        folder
+    }
+}
+
+/// A running Envoy; killed when dropped.
+pub struct Envoy {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Envoy {
+    /// Starts one and waits until it listens.
+    pub fn start(version: &str, config: &Config, listens: u16) -> Self {
+        let mut envoy = Self::spawn(version, config);
+        envoy.until_listening(version, SocketAddr::from(([127, 0, 0, 1], listens)));
+        envoy
+    }
+
+    /// Starts one with a bootstrap whose format the file's name says (`.pb`, `.json`), and waits until it listens.
+    pub fn start_with(version: &str, file: &str, bootstrap: &[u8], listens: u16) -> Self {
+        let mut envoy = Self::spawn_with(version, file, bootstrap);
+        envoy.until_listening(version, SocketAddr::from(([127, 0, 0, 1], listens)));
+        envoy
+    }
+
+    /// Starts one and does not wait.
+    pub fn spawn(version: &str, config: &Config) -> Self {
+        Self::spawn_with(version, "bootstrap.pb", &config.bootstrap())
+    }
+
+    fn spawn_with(version: &str, file: &str, bootstrap: &[u8]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join(file);
+        std::fs::write(&path, bootstrap).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let child = Command::new(binary(version))
+            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning", "--config-path"])
+            .arg(&path)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { child, folder }
+    }
+
+    /// Waits until it listens.
+    pub fn until_listening(&mut self, version: &str, at: SocketAddr) {
+        let began = Instant::now();
+        while std::net::TcpStream::connect(at).is_err() {
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            assert!(self.child.try_wait().unwrap().is_none(), "Envoy {version} has ended: {log}");
+            assert!(began.elapsed() < Duration::from_secs(120), "Envoy {version} does not listen: {log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
+        }
+    }
+}
