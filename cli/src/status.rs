@@ -1,7 +1,7 @@
 //! `meshwright status`.
 
 use crds::MeshConfig;
-use crds::mesh_config::MeshConfigStatus;
+use crds::mesh_config::{MeshConfigStatus, RotationStep};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
@@ -49,6 +49,7 @@ fn text(mesh: &MeshConfig, colour: bool) -> String {
     let parts = [
         ("Conditions", conditions(&status.conditions)),
         ("Control plane", revisions(status)),
+        ("Root of trust", root(status)),
         ("Policy sources", sources(status)),
     ];
     for (title, table) in parts.into_iter().filter(|(_, table)| !table.is_empty()) {
@@ -121,6 +122,21 @@ fn revisions(status: &MeshConfigStatus) -> Table {
     table
 }
 
+fn root(status: &MeshConfigStatus) -> Table {
+    let mut table = Table::new(["ROOT", "STEP", "TRUSTED", "UNTIL", "MESSAGE"]);
+    if let Some(root) = &status.certificate_authority {
+        let tone = if root.step == RotationStep::Stable { Tone::Good } else { Tone::Busy };
+        table.row([
+            format!("{} ({})", root.generation, short_commit(&root.signing)).into(),
+            Cell::new(root.step.as_str(), tone),
+            root.trusted.len().to_string().into(),
+            root.not_after.as_str().into(),
+            root.message.as_str().into(),
+        ]);
+    }
+    table
+}
+
 fn sources(status: &MeshConfigStatus) -> Table {
     let mut table = Table::new(["SOURCE", "APPLIED", "ATTEMPTED", "MESSAGE"]);
     for source in &status.policy_sources {
@@ -135,7 +151,7 @@ fn sources(status: &MeshConfigStatus) -> Table {
     table
 }
 
-/// The first characters of a commit, as git shows it.
+/// The first characters of a commit, as git shows it, or of another hash.
 pub fn short_commit(commit: &str) -> String {
     commit.chars().take(12).collect()
 }
@@ -172,6 +188,12 @@ mod tests {
                     {"version": "0.1.0", "ready": true, "proxies": 6}, {"version": "0.2.0", "ready": true, "proxies": 3}
                 ],
                 "proxies": {"total": 9, "connected": 9, "rejected": 0, "byVersion": {"0.1.0": 6, "0.2.0": 3}},
+                "certificateAuthority": {
+                    "step": "TrustingBoth", "generation": 1, "serial": 2, "signing": "c".repeat(64),
+                    "trusted": ["c".repeat(64), "d".repeat(64)], "since": "2026-11-23T00:00:00Z",
+                    "notAfter": "2036-11-20T00:00:00Z", "secret": "meshwright-root-ca",
+                    "message": "step 2 of 4 towards root 2"
+                },
                 "policySources": [{"name": "bookstore", "applied": "a".repeat(40), "attempted": "b".repeat(40),
                                    "message": "policies/x.yaml:3: not YAML"}],
                 "upgrade": "books-0-1-0-to-0-2-0",
@@ -195,6 +217,10 @@ Control plane
   REVISION   READY   PROXIES
   0.1.0      True    6
   0.2.0      True    3
+
+Root of trust
+  ROOT               STEP           TRUSTED   UNTIL                  MESSAGE
+  1 (cccccccccccc)   TrustingBoth   2         2036-11-20T00:00:00Z   step 2 of 4 towards root 2
 
 Policy sources
   SOURCE      APPLIED        ATTEMPTED      MESSAGE

@@ -16,6 +16,7 @@ use runtime::tls;
 use tokio::net::TcpListener;
 
 use crate::certificates::endpoint::{self, Issuing};
+use crate::certificates::holdings::Holdings;
 use crate::certificates::keeper::Keeper;
 use crate::certificates::kubernetes::KubernetesTokens;
 use crate::certificates::verifier::TokenVerifier;
@@ -76,29 +77,33 @@ impl Daemon {
         let tls = tls::Metrics::register(&mut registry, "meshwright_controller");
         let readiness = Readiness::new();
         let snapshots = Snapshots::start(empty_mesh(options)?, metrics.clone())?;
-        watch::start(client, &options.mesh, &snapshots, &readiness, &shutdown.stopping);
+        let (say, directive) = tokio::sync::watch::channel(None);
+        watch::start(client, &options.mesh, &snapshots, &readiness, say, &shutdown.stopping);
         let keeper = Keeper {
             client: client.clone(),
             namespace: options.namespace.clone(),
             service: crds::labels::controller_name(&options.revision),
             cluster_domain: options.cluster_domain.clone(),
-            authority: Arc::new(ArcSwapOption::empty()),
+            trust: Arc::new(ArcSwapOption::empty()),
+            report: Arc::new(ArcSwapOption::empty()),
+            directive,
             policy: snapshots.policy(),
             identity: Identity::default(),
             readiness: readiness.clone(),
         };
-        let audience = crds::labels::audience(&options.mesh);
+        let holdings = Holdings::default();
+        let tokens = Arc::new(KubernetesTokens(client.clone()));
         let issuing = Arc::new(Issuing {
-            verifier: TokenVerifier::new(Arc::new(KubernetesTokens(client.clone())), audience),
-            authority: keeper.authority.clone(),
+            verifier: TokenVerifier::new(tokens, crds::labels::audience(&options.mesh)),
+            trust: keeper.trust.clone(),
+            holdings: holdings.clone(),
             policy: snapshots.policy(),
             pods: Arc::new(snapshots.clone()),
             control_plane: options.namespace.clone(),
             cluster_domain: options.cluster_domain.clone(),
             metrics: endpoint::Metrics::register(&mut registry),
         });
-        let identity = keeper.identity.clone();
-        readiness.not_ready("certificate", "the root of trust has not been loaded yet");
+        let (identity, authority) = (keeper.identity.clone(), keeper.report.clone());
         tokio::spawn(keeper.run(shutdown.stopping.clone()));
         let proxies = Arc::new(Proxies::default());
         let fleet = Fleet {
@@ -107,9 +112,11 @@ impl Daemon {
             replica: options.replica.clone(),
             version: options.revision.clone(),
             control_plane: options.namespace.clone(),
+            authority,
+            holdings,
         };
-        let stopping = shutdown.stopping.clone();
-        let ads = Ads { snapshots: snapshots.clone(), proxies, metrics, stopping, limits: Limits::default() };
+        let (stopping, limits) = (shutdown.stopping.clone(), Limits::default());
+        let ads = Ads { snapshots: snapshots.clone(), proxies, metrics, stopping, limits };
         let router = endpoint::router(issuing).merge(fleet::router(fleet.clone())).merge(server::router(ads));
         let admin = Admin::new(registry, readiness.clone(), move || fleet.debug());
         Ok(Self { snapshots, readiness, identity, admin, router, tls })

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use crds::fleet::{FleetReport, ProxyReport, Rejection};
+use crds::fleet::{AuthorityReport, FleetReport, ProxyReport, Rejection};
 use crds::labels;
 use parking_lot::Mutex;
 use runtime::tls::PeerCertificates;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::holdings::Holdings;
 use crate::identity;
 use crate::snapshots::{PodRef, Snapshots};
 
@@ -111,6 +113,10 @@ pub struct Fleet {
     pub version: String,
     /// Namespace of the control plane.
     pub control_plane: String,
+    /// The root of trust as this replica has it.
+    pub authority: Arc<ArcSwapOption<AuthorityReport>>,
+    /// What holders of certificates say.
+    pub holdings: Holdings,
 }
 
 impl Fleet {
@@ -125,6 +131,8 @@ impl Fleet {
             synced: self.snapshots.synced(),
             proxies,
             problems: self.snapshots.problems().as_ref().clone(),
+            authority: self.authority.load().as_deref().cloned(),
+            holdings: self.holdings.report(std::time::Instant::now()),
         }
     }
 

@@ -21,8 +21,10 @@ use kube::{Api, Client};
 use mesh::Kind;
 use parking_lot::Mutex;
 use runtime::admin::Readiness;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::trust::Directive;
 use crate::snapshots::{Input, Snapshots};
 
 mod feed;
@@ -73,12 +75,14 @@ impl Syncing {
     }
 }
 
-/// Watches everything that the mesh called `mesh` is made of, until `stop` is cancelled.
+/// Watches everything that the mesh called `mesh` is made of, until `stop` is cancelled. What the operator says about
+/// the root of trust goes to `directive`.
 pub fn start(
     client: &Client,
     mesh: &str,
     snapshots: &Snapshots,
     readiness: &Readiness,
+    directive: watch::Sender<Option<Directive>>,
     stop: &CancellationToken,
 ) {
     let kinds = [
@@ -118,5 +122,12 @@ pub fn start(
     let settings = Api::<UpstreamTrafficSetting>::all(client.clone());
     tokio::spawn(feed(Kind::UpstreamTrafficSetting).run(settings));
     let configs = Api::<MeshConfig>::all(client.clone());
-    tokio::spawn(settings::run(configs, mesh.to_owned(), snapshots.clone(), syncing, stop.clone()));
+    tokio::spawn(settings::run(
+        configs,
+        mesh.to_owned(),
+        snapshots.clone(),
+        directive,
+        syncing,
+        stop.clone(),
+    ));
 }

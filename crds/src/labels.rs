@@ -31,8 +31,15 @@ pub const VERSION: &str = "app.kubernetes.io/version";
 
 /// Default namespace of the control plane.
 pub const SYSTEM_NAMESPACE: &str = "meshwright-system";
-/// Secret that holds the root of trust (`tls.crt`, `tls.key`); only the controller may read it.
+/// Secret that holds the root of trust (`tls.crt`, `tls.key`, perhaps `ca.crt`); only the controller may read it.
 pub const ROOT_SECRET: &str = "meshwright-root-ca";
+/// The other Secret for a root: rotations go back and forth between the two, because rights are given by name.
+pub const OTHER_ROOT_SECRET: &str = "meshwright-root-ca-b";
+/// Annotation on a root's Secret: the generation of the root.
+pub const ROOT_GENERATION: &str = "meshwright.io/root-generation";
+/// Annotation on the published [`TRUST_BUNDLE`]: the serial that it was published for, so that a replica that has
+/// fallen behind does not undo newer work.
+pub const TRUST_SERIAL: &str = "meshwright.io/trust-serial";
 /// ConfigMap with the public root(s) (`ca.crt`), in the control plane's namespace and in each watched one.
 pub const TRUST_BUNDLE: &str = "meshwright-trust-bundle";
 /// Key of [`TRUST_BUNDLE`].

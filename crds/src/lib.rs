@@ -8,6 +8,7 @@
 //!
 //! A leaf: it depends on no other crate of ours and does no IO. Any crate may use it.
 
+pub mod certificate_authority;
 pub mod duration;
 pub mod egress;
 pub mod fleet;

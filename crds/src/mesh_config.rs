@@ -8,6 +8,9 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::certificate_authority::{
+    CaProvider, CertificateAuthority, CertificateAuthorityStatus, KeyType, RotationStep,
+};
 use crate::policy_source::PolicySourceSpec;
 
 /// One mesh; the object's name is the mesh's name.
@@ -25,6 +28,7 @@ use crate::policy_source::PolicySourceSpec;
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Proxies","type":"integer","jsonPath":".status.proxies.total"}"#,
     printcolumn = r#"{"name":"Rejected","type":"integer","jsonPath":".status.proxies.rejected"}"#,
+    printcolumn = r#"{"name":"Root","type":"string","priority":1,"jsonPath":".status.certificateAuthority.step"}"#,
     printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].message"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
@@ -59,31 +63,6 @@ pub struct MeshConfigSpec {
     /// How upgrades go.
     #[serde(default)]
     pub upgrade: Upgrade,
-}
-
-/// Certificates.
-#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct CertificateAuthority {
-    /// Who makes the root.
-    #[serde(default)]
-    pub provider: CaProvider,
-    /// Life of a workload's certificate, as in `24h`.
-    #[serde(default = "default_workload_ttl", rename = "workloadTTL")]
-    pub workload_ttl: String,
-    /// Life of a root that Meshwright makes, as in `87600h`.
-    #[serde(default = "default_root_ttl", rename = "rootTTL")]
-    pub root_ttl: String,
-}
-
-/// Who makes the root of trust.
-#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default, JsonSchema)]
-pub enum CaProvider {
-    /// The operator makes it once.
-    #[default]
-    BuiltIn,
-    /// You put it into the Secret `meshwright-root-ca` (`tls.crt`, `tls.key`) of the control plane's namespace.
-    Secret,
 }
 
 /// Namespaces of the mesh: those named, those selected, and those labelled `meshwright.io/mesh: <name>` by hand.
@@ -278,7 +257,8 @@ pub struct MeshConfigStatus {
     /// Generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`, `Reconciling`, `Stalled` (kstatus), `ControlPlaneReady`, `PoliciesApplied`, `ProxiesInSync`.
+    /// `Ready`, `Reconciling`, `Stalled` (kstatus), `ControlPlaneReady`, `PoliciesApplied`, `ProxiesInSync`,
+    /// `CertificatesIssued`, and while it lasts `RootRotation`.
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// Wanted and running release.
@@ -299,6 +279,9 @@ pub struct MeshConfigStatus {
     /// Namespaces of the mesh.
     #[serde(default)]
     pub namespaces: Vec<String>,
+    /// The root of trust.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_authority: Option<CertificateAuthorityStatus>,
 }
 
 /// Wanted and running release.
@@ -357,16 +340,6 @@ pub struct PolicySourceSummary {
     pub message: String,
 }
 
-impl Default for CertificateAuthority {
-    fn default() -> Self {
-        Self {
-            provider: CaProvider::default(),
-            workload_ttl: default_workload_ttl(),
-            root_ttl: default_root_ttl(),
-        }
-    }
-}
-
 impl Default for ControlPlane {
     fn default() -> Self {
         Self { replicas: default_replicas(), resources: None }
@@ -385,14 +358,6 @@ fn default_namespace() -> String {
 
 fn default_trust_domain() -> String {
     "cluster.local".to_owned()
-}
-
-fn default_workload_ttl() -> String {
-    "24h".to_owned()
-}
-
-fn default_root_ttl() -> String {
-    "87600h".to_owned()
 }
 
 fn default_replicas() -> i32 {

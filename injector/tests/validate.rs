@@ -33,6 +33,10 @@ fn each_mistake_of_a_mesh_is_named_by_its_field() {
         (json!({"trustDomain": "Books Example"}), "spec.trustDomain"),
         (json!({"namespace": "Meshwright"}), "spec.namespace"),
         (json!({"certificateAuthority": {"workloadTTL": "5d"}}), "spec.certificateAuthority.workloadTTL"),
+        (
+            json!({"certificateAuthority": {"provider": "Secret", "rootGeneration": 2}}),
+            "spec.certificateAuthority.rootGeneration",
+        ),
         (json!({"certificateAuthority": {"workloadTTL": "1m"}}), "spec.certificateAuthority.workloadTTL"),
         (json!({"certificateAuthority": {"workloadTTL": "24h", "rootTTL": "1h"}}), "workloadTTL"),
         (json!({"watchedNamespaces": {"names": ["ok", "Not OK"]}}), "spec.watchedNamespaces.names[1]"),

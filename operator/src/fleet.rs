@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use crds::fleet::{FleetReport, ProblemReport, ProxyReport};
+use crds::fleet::{AuthorityReport, FleetReport, HoldingReport, ProblemReport, ProxyReport};
 use crds::labels;
 use futures::future::{BoxFuture, join_all};
 use futures::lock::Mutex;
@@ -42,10 +42,23 @@ pub struct FleetView {
     pub proxies: BTreeMap<(String, String), ProxyReport>,
     /// What is wrong with policies and other objects, sorted, each once.
     pub problems: Vec<ProblemReport>,
+    /// The root of trust as each replica that answered has it, by pod name.
+    pub authorities: BTreeMap<String, Option<AuthorityReport>>,
+    /// The last word of each holder of a certificate, by namespace and pod.
+    pub holdings: BTreeMap<(String, String), Holding>,
     /// Release of each replica that answered, by pod name.
     pub replicas: BTreeMap<String, String>,
     /// Why a replica's report is missing, by pod name. Not empty means that the rest is incomplete.
     pub missing: BTreeMap<String, String>,
+}
+
+/// What a holder of a certificate says. Which report it was is not kept, so that saying the same again changes nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// SHA-256 of the roots that it trusts.
+    pub roots: Vec<String>,
+    /// SHA-256 of the root of its certificate.
+    pub issuer: String,
 }
 
 impl FleetView {
@@ -60,23 +73,36 @@ impl FleetView {
     #[must_use]
     pub fn merge(answers: Vec<(String, Result<FleetReport, String>)>) -> Self {
         let mut view = Self::default();
+        let mut words: BTreeMap<(String, String), HoldingReport> = BTreeMap::new();
         for (pod, answer) in answers {
             match answer {
                 Ok(report) if !report.synced => {
                     view.missing.insert(pod, "its caches are not synced yet".to_owned());
                 }
-                Ok(report) => view.add(pod, report),
+                Ok(mut report) => {
+                    for word in std::mem::take(&mut report.holdings) {
+                        let key = (word.namespace.clone(), word.pod.clone());
+                        if words.get(&key).is_none_or(|known| known.sequence < word.sequence) {
+                            words.insert(key, word);
+                        }
+                    }
+                    view.add(pod, report);
+                }
                 Err(reason) => {
                     view.missing.insert(pod, reason);
                 }
             }
         }
+        let kept =
+            |(key, word): (_, HoldingReport)| (key, Holding { roots: word.roots, issuer: word.issuer });
+        view.holdings = words.into_iter().map(kept).collect();
         view.problems.sort();
         view.problems.dedup();
         view
     }
 
     fn add(&mut self, pod: String, report: FleetReport) {
+        self.authorities.insert(pod.clone(), report.authority);
         self.replicas.insert(pod, report.version);
         self.problems.extend(report.problems);
         for proxy in report.proxies {
@@ -108,6 +134,7 @@ pub struct Fleet {
 struct Held {
     identity: Identity,
     renew_after: Timestamp,
+    bundle: Option<String>,
 }
 
 impl Fleet {
@@ -154,20 +181,23 @@ impl Fleet {
     async fn identity(&self, mesh: &str, namespace: &str, peer: &Peer) -> anyhow::Result<Identity> {
         let key = (namespace.to_owned(), mesh.to_owned());
         let mut identities = self.identities.lock().await;
+        let bundle = self.trust_bundle(namespace).await?;
+        // Another bundle, or the same roots in another order: another root is trusted, or signs.
         if let Some(held) = identities.get(&key)
             && held.renew_after > Timestamp::now()
+            && held.bundle == bundle
         {
             return Ok(held.identity.clone());
         }
         let trust = Arc::new(ArcSwapOption::empty());
-        trust.store(self.trust_bundle(namespace).await?.map(Arc::new));
+        trust.store(bundle.clone().map(Arc::new));
         let client = certificates::Client::new(certificates::Settings {
             controller: peer.clone(),
             token: self.token_source(labels::audience(mesh)),
             trust: TrustSource::Shared(trust),
         });
         let issued = client.issue().await?;
-        let held = Held { identity: client.identity(), renew_after: issued.renew_after };
+        let held = Held { identity: client.identity(), renew_after: issued.renew_after, bundle };
         identities.insert(key, held.clone());
         Ok(held.identity)
     }

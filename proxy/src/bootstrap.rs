@@ -171,7 +171,9 @@ fn kept_stats() -> Vec<Value> {
     ]
     .map(|part| json!({ "safe_regex": { "regex": format!("cluster\\..*\\.{part}") } }));
     let tcp = json!({ "safe_regex": { "regex": "tcp\\..*\\.(downstream_cx_total|rbac\\..*)" } });
-    whole.into_iter().chain(http).chain(cluster).chain([tcp]).collect()
+    // Which secrets are in use: a rotation of the root waits for it.
+    let secrets = json!({ "safe_regex": { "regex": "sds\\.(trust|identity)\\.version_text" } });
+    whole.into_iter().chain(http).chain(cluster).chain([tcp, secrets]).collect()
 }
 
 fn overload_manager() -> Value {

@@ -20,6 +20,7 @@ use time::format_description::well_known::Rfc3339;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::environment::{Controller, Workload};
+use crate::holding::Trust;
 use crate::http_client::{self, Address, HttpError, Limits, Transport};
 use crate::tls::{self, TrustError};
 
@@ -59,12 +60,34 @@ pub struct Identity {
     pub chain: String,
     /// Key of the leaf.
     pub key: PrivateKey,
+    /// SHA-256 of the root of the chain; empty when the controller did not say.
+    pub issuer: String,
     /// Roots of the mesh, PEM.
     pub trust_bundle: String,
+    /// Their SHA-256; empty when the controller did not say.
+    pub roots: Vec<String>,
+    /// Which word of the operator the controller obeys; of two, the higher one counts.
+    pub serial: i64,
+    /// Serial number of the leaf, hexadecimal.
+    pub number: String,
     /// When it ends.
     pub not_after: OffsetDateTime,
     /// When to get the next one.
     pub renew_at: OffsetDateTime,
+}
+
+impl Identity {
+    /// The roots that came with it.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        Trust { bundle: self.trust_bundle.clone(), roots: self.roots.clone(), serial: self.serial }
+    }
+
+    /// Differs for every certificate; Envoy tells it back.
+    #[must_use]
+    pub fn version(&self) -> String {
+        self.number.clone()
+    }
 }
 
 /// Why there is no certificate.
@@ -124,6 +147,14 @@ struct Issued {
     certificate_chain: String,
     trust_bundle: String,
     #[serde(default)]
+    issuer: String,
+    #[serde(default)]
+    trusted_roots: Vec<String>,
+    #[serde(default)]
+    serial: i64,
+    #[serde(default)]
+    issued_at: Option<String>,
+    #[serde(default)]
     renew_after: Option<String>,
 }
 
@@ -142,27 +173,40 @@ pub async fn obtain(
     workload: &Workload,
     controller: &Controller,
     files: &Files,
+    told: &str,
 ) -> Result<Identity, CertificateError> {
-    let bundle = read(&files.trust)?;
+    let spiffe_id = workload.spiffe_id();
+    let (key, csr) = key_and_request(&spiffe_id).map_err(CertificateError::Request)?;
+    let request = request("/v1/certificates", "application/x-pem-file", controller, token(files)?, csr)?;
+    let answer = ask(controller, files, told, request).await?;
+    accept(&answer, &spiffe_id, &key, OffsetDateTime::now_utc())
+}
+
+/// One request. The controller is verified with the mounted roots and those that a controller told last (PEM): while
+/// a root is rotated, either may be ahead of the other.
+pub(crate) async fn ask(
+    controller: &Controller,
+    files: &Files,
+    told: &str,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Bytes>, CertificateError> {
+    let mut bundle = read(&files.trust)?;
+    bundle.push(b'\n');
+    bundle.extend_from_slice(told.as_bytes());
     let config = tls::verified(&bundle)
         .map_err(|source| CertificateError::Trust { path: files.trust.clone(), source })?;
     let name = ServerName::try_from(controller.host.clone())
         .map_err(|_| CertificateError::ControllerName(controller.host.clone()))?;
-    let spiffe_id = workload.spiffe_id();
-    let (key, csr) = key_and_request(&spiffe_id).map_err(CertificateError::Request)?;
-    let request = request(controller, token(files)?, csr)?;
     let address = Address::Name(controller.host.clone(), controller.port);
-    let answer = http_client::send(&address, &Transport::Tls(config, name), request, LIMITS)
-        .await
-        .map_err(CertificateError::NoAnswer)?;
-    accept(&answer, &spiffe_id, &key, OffsetDateTime::now_utc())
+    let answer = http_client::send(&address, &Transport::Tls(config, name), request, LIMITS).await;
+    answer.map_err(CertificateError::NoAnswer)
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, CertificateError> {
     std::fs::read(path).map_err(|source| CertificateError::Read { path: path.clone(), source })
 }
 
-fn token(files: &Files) -> Result<HeaderValue, CertificateError> {
+pub(crate) fn token(files: &Files) -> Result<HeaderValue, CertificateError> {
     let invalid = || CertificateError::NoToken(files.token.clone());
     let text = String::from_utf8(read(&files.token)?).map_err(|_| invalid())?;
     let token = text.trim();
@@ -174,17 +218,19 @@ fn token(files: &Files) -> Result<HeaderValue, CertificateError> {
     Ok(value)
 }
 
-fn request(
+pub(crate) fn request(
+    path: &str,
+    content_type: &'static str,
     controller: &Controller,
     token: HeaderValue,
-    csr: String,
+    body: String,
 ) -> Result<Request<Full<Bytes>>, CertificateError> {
-    Request::post("/v1/certificates")
+    Request::post(path)
         .header(HOST, format!("{}:{}", controller.host, controller.port))
         .header(AUTHORIZATION, token)
-        .header(CONTENT_TYPE, "application/x-pem-file")
+        .header(CONTENT_TYPE, content_type)
         .header(CONNECTION, "close")
-        .body(Full::from(csr))
+        .body(Full::from(body))
         .map_err(CertificateError::HttpRequest)
 }
 
@@ -233,7 +279,11 @@ pub fn accept(
         return Err(CertificateError::Answer("the certificate has expired already"));
     }
     Ok(Identity {
-        renew_at: renewal(issued.renew_after.as_deref(), not_before, not_after, now),
+        renew_at: renewal(&issued, not_before, not_after, now),
+        issuer: issued.issuer,
+        roots: issued.trusted_roots,
+        serial: issued.serial,
+        number: leaf.raw_serial_as_string(),
         chain: issued.certificate_chain,
         key: PrivateKey(key.serialize_pem()),
         trust_bundle: issued.trust_bundle,
@@ -241,7 +291,7 @@ pub fn accept(
     })
 }
 
-fn refusal(answer: &Response<Bytes>) -> CertificateError {
+pub(crate) fn refusal(answer: &Response<Bytes>) -> CertificateError {
     let refusal = serde_json::from_slice(answer.body()).unwrap_or_else(|_| Refusal {
         reason: "Unknown".to_owned(),
         message: "no reason was given".to_owned(),
@@ -254,7 +304,7 @@ fn refusal(answer: &Response<Bytes>) -> CertificateError {
     }
 }
 
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let parsed: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
         .take(MAX_ROOTS + 1)
         .collect::<Result<_, _>>()
@@ -279,15 +329,23 @@ fn has_only_identity(leaf: &X509Certificate<'_>, spiffe_id: &str) -> bool {
     uris == [spiffe_id]
 }
 
-/// When to renew: when the controller says, if that is before the end; else at two thirds of the life.
+/// When to renew: when the controller says, if that is before the end; else at two thirds of the life. The controller
+/// counts from its own clock: from now, by ours, it is as long, so a clock that is wrong by minutes renews no earlier
+/// and no later.
 fn renewal(
-    asked: Option<&str>,
+    issued: &Issued,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
     now: OffsetDateTime,
 ) -> OffsetDateTime {
-    let asked = asked.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-    let thirds = not_before + (not_after - not_before) * 2 / 3;
+    let parse = |text: &Option<String>| OffsetDateTime::parse(text.as_deref()?, &Rfc3339).ok();
+    let asked = parse(&issued.renew_after).filter(|at| *at < not_after);
+    let at = match (asked, parse(&issued.issued_at)) {
+        (Some(asked), Some(issued_at)) => now + (asked - issued_at),
+        (Some(asked), None) => asked,
+        (None, Some(issued_at)) => now + (not_after - issued_at) * 2 / 3,
+        (None, None) => not_before + (not_after - not_before) * 2 / 3,
+    };
     // Never at once, whatever clocks say: a controller must not be asked in a tight loop.
-    asked.filter(|at| *at < not_after).unwrap_or(thirds).max(now + time::Duration::SECOND)
+    at.max(now + time::Duration::SECOND)
 }

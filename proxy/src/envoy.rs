@@ -17,7 +17,7 @@ use crate::environment::{Environment, EnvoySettings};
 use crate::http_client::{self, Address, Limits, Transport, chain};
 use crate::readiness::EnvoyFact;
 use crate::sds;
-use crate::stats::{self, Stats};
+use crate::stats::{self, Secrets, Stats};
 
 const LIMITS: Limits = Limits { time: Duration::from_secs(2), body: 4 * 1024 * 1024 };
 /// Listeners that are replaced, and TCP connections whose authorization was revoked, live on for this long.
@@ -118,6 +118,15 @@ impl Admin {
     /// When Envoy doesn't answer.
     pub async fn drain_inbound(&self) -> Result<(), String> {
         self.ask(Method::POST, "/drain_listeners?graceful&skip_exit&inboundonly").await.map(drop)
+    }
+
+    /// Which secrets Envoy uses.
+    ///
+    /// # Errors
+    /// When Envoy doesn't answer; the text says why.
+    pub async fn secrets(&self) -> Result<Secrets, String> {
+        let body = self.ask(Method::GET, &format!("/stats?filter={}", stats::SECRETS)).await?;
+        Ok(Secrets::parse(&body))
     }
 
     /// # Errors

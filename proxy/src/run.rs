@@ -22,16 +22,16 @@ use crate::certificate::{self, Files, Identity};
 use crate::drain::{self, Ended, Hold, Idle};
 use crate::environment::Environment;
 use crate::envoy::{self, Admin, StartError};
+use crate::holding::{Held, Trust};
 use crate::http_client::chain;
 use crate::readiness::{self, CertificateFact, EnvoyFact, NotReady};
 use crate::sds::{self, WriteError};
 use crate::server;
 use crate::supervise::{Children, Event, Signals};
+use crate::upkeep::Upkeep;
 
 /// How long Envoy may take to end before it is killed.
 const STOP_TIME: Duration = Duration::from_secs(4);
-/// How often the clock and the trust bundle are looked at between renewals.
-const RENEWAL_CHECK: Duration = Duration::from_secs(30);
 
 /// Where things are; the defaults are the paths of ARCHITECTURE.
 #[derive(Debug, Clone)]
@@ -194,12 +194,23 @@ impl Sidecar {
         }
     }
 
-    /// Asks for a certificate until there is one.
-    async fn certificate(&self, files: &Files) -> Identity {
+    pub(crate) fn note_failure(&self, failure: String) {
+        self.note_certificate(Err(failure));
+    }
+
+    /// Whether Envoy uses what was written last.
+    pub(crate) async fn envoy_has_read(&self, held: &Held) -> bool {
+        let versions = self.admin.secrets().await;
+        versions.is_ok_and(|versions| versions.are(&held.version, &held.trust().version()))
+    }
+
+    /// Asks for a certificate until there is one. The controller is trusted by the mounted roots and by those that a
+    /// controller told last: either may be the newer.
+    pub(crate) async fn certificate(&self, files: &Files, told: &str) -> Identity {
         let mut pauses = backoff();
         loop {
             let workload = &self.environment.workload;
-            match certificate::obtain(workload, &self.environment.controller, files).await {
+            match certificate::obtain(workload, &self.environment.controller, files, told).await {
                 Ok(identity) => return identity,
                 Err(error) => {
                     let pause = pauses.next().unwrap_or(Duration::from_secs(10));
@@ -213,37 +224,17 @@ impl Sidecar {
     }
 
     /// Makes a certificate the one that Envoy uses.
-    fn install(&self, identity: &Identity, paths: &Paths) -> Result<(), WriteError> {
-        sds::write(&paths.run, identity)?;
+    pub(crate) fn install(
+        &self,
+        identity: &Identity,
+        trust: &Trust,
+        paths: &Paths,
+    ) -> Result<Held, WriteError> {
+        sds::write(&paths.run, identity, trust)?;
         self.note_certificate(Ok(identity));
         let (not_after, renew_at) = (identity.not_after, identity.renew_at);
         tracing::info!(id = self.environment.workload.spiffe_id(), %not_after, %renew_at, "certificate installed");
-        Ok(())
-    }
-
-    async fn renew(&self, mut renew_at: OffsetDateTime, paths: &Paths) {
-        let mut trust = std::fs::read(&paths.files.trust).ok();
-        loop {
-            // The clock of the wall decides, and it may be set or the machine may sleep: look at it now and then.
-            let left = Duration::try_from(renew_at - OffsetDateTime::now_utc()).unwrap_or_default();
-            if !left.is_zero() {
-                tokio::time::sleep(left.min(RENEWAL_CHECK)).await;
-            }
-            let trust_now = std::fs::read(&paths.files.trust).ok();
-            if OffsetDateTime::now_utc() < renew_at && trust_now == trust {
-                continue;
-            }
-            trust = trust_now;
-            let identity = self.certificate(&paths.files).await;
-            match self.install(&identity, paths) {
-                Ok(()) => renew_at = identity.renew_at,
-                Err(error) => {
-                    self.note_certificate(Err(chain(&error)));
-                    tracing::error!(error = chain(&error), "cannot replace the certificate");
-                    renew_at = OffsetDateTime::now_utc() + RENEWAL_CHECK;
-                }
-            }
-        }
+        Ok(Held::new(identity, trust))
     }
 }
 
@@ -271,13 +262,12 @@ pub async fn run(environment: Environment, paths: Paths) -> Result<i32, RunError
         tracing::info!("asked to end before there was a certificate");
         return Ok(0);
     };
-    sidecar.install(&identity, &paths).map_err(RunError::Secrets)?;
+    let held = sidecar.install(&identity, &identity.trust(), &paths).map_err(RunError::Secrets)?;
     let envoy = envoy::start(&paths.envoy, &sidecar.environment, &paths.run).map_err(RunError::Envoy)?;
     tracing::info!(pid = envoy.id(), program = %paths.envoy.display(), "Envoy started");
     children.adopt(&envoy);
-    let renewal = Arc::clone(&sidecar);
-    let renew_at = identity.renew_at;
-    tokio::spawn(async move { renewal.renew(renew_at, &paths).await });
+    let keeper = Arc::clone(&sidecar);
+    tokio::spawn(async move { Upkeep::new(&keeper, &paths, held).run().await });
     Ok(supervise(&sidecar, signals, children).await)
 }
 
@@ -287,7 +277,9 @@ async fn first_certificate(
     signals: &mut Signals,
     children: &mut Children,
 ) -> Option<Identity> {
-    let mut certificate = Box::pin(sidecar.certificate(&paths.files));
+    // A restarted container finds the roots that it had before.
+    let told = sds::read_trust(&paths.run).unwrap_or_default();
+    let mut certificate = Box::pin(sidecar.certificate(&paths.files, &told));
     loop {
         tokio::select! {
             identity = &mut certificate => return Some(identity),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::certificate::Identity;
+use crate::holding::Trust;
 
 const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
@@ -45,17 +46,33 @@ pub fn directory(run: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When a file can't be written or renamed.
-pub fn write(run: &Path, identity: &Identity) -> Result<(), WriteError> {
+pub fn write(run: &Path, identity: &Identity, trust: &Trust) -> Result<(), WriteError> {
+    write_trust(run, &trust.bundle, &trust.version())?;
+    let path = identity_path(run);
+    replace(&path, &identity_secret(identity)).map_err(|source| WriteError { path, source })
+}
+
+/// Writes the roots. Envoy tells the `version` back when it has read them.
+///
+/// # Errors
+/// When the file can't be written or renamed.
+pub fn write_trust(run: &Path, bundle: &str, version: &str) -> Result<(), WriteError> {
     let at = |path: PathBuf| move |source| WriteError { path, source };
     std::fs::create_dir_all(directory(run)).map_err(at(directory(run)))?;
-    let trust = trust_path(run);
-    replace(&trust, &trust_secret(&identity.trust_bundle)).map_err(at(trust.clone()))?;
-    let path = identity_path(run);
-    replace(&path, &identity_secret(identity)).map_err(at(path.clone()))
+    let path = trust_path(run);
+    replace(&path, &trust_secret(bundle, version)).map_err(at(path.clone()))
+}
+
+/// The roots that were written last, PEM; `None` when there are none.
+#[must_use]
+pub fn read_trust(run: &Path) -> Option<String> {
+    let secret: Value = serde_json::from_slice(&std::fs::read(trust_path(run)).ok()?).ok()?;
+    let bundle = &secret["resources"][0]["validation_context"]["trusted_ca"]["inline_string"];
+    bundle.as_str().map(str::to_owned)
 }
 
 fn identity_secret(identity: &Identity) -> Value {
-    json!({ "resources": [{
+    json!({ "version_info": identity.version(), "resources": [{
         "@type": SECRET,
         "name": "identity",
         "tls_certificate": {
@@ -65,8 +82,8 @@ fn identity_secret(identity: &Identity) -> Value {
     }] })
 }
 
-fn trust_secret(bundle: &str) -> Value {
-    json!({ "resources": [{
+fn trust_secret(bundle: &str, version: &str) -> Value {
+    json!({ "version_info": version, "resources": [{
         "@type": SECRET,
         "name": "trust",
         "validation_context": { "trusted_ca": { "inline_string": bundle } },

@@ -13,6 +13,34 @@ pub const FILTER: &str = "%5E(cluster_manager%5C.cds%5C.update_(success%7Creject
     %7Clistener%5C..*downstream_cx_(active%7Ctotal)\
     %7Chttp%5C.inbound.*downstream_(rq_active%7Crq_total%7Ccx_active))%24";
 
+/// Regular expression for `/stats?filter=`: what [`Secrets::parse`] reads. Percent-encoded.
+pub const SECRETS: &str = "%5Esds%5C.(trust%7Cidentity)%5C.version_text%24";
+
+/// Versions of the secrets that Envoy uses, as they were written into the files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Secrets {
+    identity: String,
+    trust: String,
+}
+
+impl Secrets {
+    /// Reads what the admin interface prints.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let find = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            line.map(|value| value.trim_matches('"').to_owned()).unwrap_or_default()
+        };
+        Self { identity: find("sds.identity.version_text"), trust: find("sds.trust.version_text") }
+    }
+
+    /// Whether Envoy uses just these.
+    #[must_use]
+    pub fn are(&self, identity: &str, trust: &str) -> bool {
+        (self.identity.as_str(), self.trust.as_str()) == (identity, trust)
+    }
+}
+
 /// A reading of Envoy's statistics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -23,5 +23,7 @@ mod judgement;
 mod redirect_network;
 #[path = "all/redirect_rules.rs"]
 mod redirect_rules;
+#[path = "all/rotation.rs"]
+mod rotation;
 #[path = "all/sidecar.rs"]
 mod sidecar;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  token + trust bundle ──▶ issue ──▶ Identity {certificate, roots} ──▶ server_config / client_config
-//!                             ▲  │ renewAfter, or back-off after a failure
+//!                             ▲  │ renewAfter, or back-off after a failure, or another root signs (holdings)
 //!                             └──┘ keep
 //! ```
 //! The key is made anew for every certificate and never written anywhere. The protocol is the one of
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::https::{self, HttpsError, Limits, Peer};
 use crate::tls::{self, Certificate, ClientAuth, Roots, TlsError};
 
+mod holdings;
 #[cfg(test)]
 mod tests;
 
@@ -158,6 +159,12 @@ pub struct Issued {
     pub renew_after: Timestamp,
     /// The roots that came with it (PEM).
     pub trust_bundle: String,
+    /// SHA-256 of these roots; empty when the controller did not say.
+    pub roots: Vec<String>,
+    /// SHA-256 of the root of the certificate; empty when the controller did not say.
+    pub issuer: String,
+    /// Which word of the operator the controller obeys; of two, the higher one counts.
+    pub serial: i64,
 }
 
 #[derive(Deserialize)]
@@ -167,6 +174,12 @@ struct Answer {
     trust_bundle: String,
     not_after: Timestamp,
     renew_after: Timestamp,
+    #[serde(default)]
+    trusted_roots: Vec<String>,
+    #[serde(default)]
+    issuer: String,
+    #[serde(default)]
+    serial: i64,
 }
 
 #[derive(Deserialize, Default)]
@@ -180,13 +193,15 @@ struct Refusal {
 pub struct Client {
     settings: Settings,
     identity: Identity,
+    /// The roots that a controller told last (PEM): while a root is rotated they may be newer than the mounted ones.
+    told: ArcSwapOption<String>,
 }
 
 impl Client {
     /// Asks nobody yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, identity: Identity::default() }
+        Self { settings, identity: Identity::default(), told: ArcSwapOption::empty() }
     }
 
     /// The identity that this client fills and refills; clones share it.
@@ -201,7 +216,7 @@ impl Client {
     /// [`CertificateError`].
     pub async fn issue(&self) -> Result<Issued, CertificateError> {
         let token = self.settings.token.read().await.map_err(CertificateError::Token)?;
-        self.set_roots(&self.settings.trust.read()?)?;
+        self.set_roots(&self.settings.trust.read(self.told.load().as_deref())?)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CertificateError::Request)?;
         let request = signing_request(&key, &token)?;
         // Asked without the old certificate: the token alone says who we are, and an expired certificate must not
@@ -218,7 +233,11 @@ impl Client {
             .set(&answer.certificate_chain, der)
             .map_err(|source| CertificateError::Tls { what: "certificate", source })?;
         self.set_roots(&answer.trust_bundle)?;
+        self.told.store(Some(answer.trust_bundle.clone().into()));
         Ok(Issued {
+            roots: answer.trusted_roots,
+            issuer: answer.issuer,
+            serial: answer.serial,
             not_after: answer.not_after,
             renew_after: answer.renew_after,
             trust_bundle: answer.trust_bundle,
@@ -236,19 +255,21 @@ impl Client {
         loop {
             let result = self.issue().await;
             told(&result);
-            let due = match result {
-                Ok(issued) => {
+            let waited = match result {
+                Ok(mut issued) => {
                     delays = backoff.build();
                     tracing::info!(not_after = %issued.not_after, renew_after = %issued.renew_after, "certificate issued");
-                    issued.renew_after
+                    let soonest = Timestamp::now().checked_add(SHORTEST).unwrap_or(Timestamp::MAX);
+                    issued.renew_after = issued.renew_after.max(soonest);
+                    self.hold(issued, &stop).await
                 }
                 Err(error) => {
                     tracing::warn!(error = crate::logging::chain(&error), "no certificate");
                     let delay = delays.next().unwrap_or(SHORTEST);
-                    Timestamp::now().checked_add(delay).unwrap_or(Timestamp::MAX)
+                    wait_until(Timestamp::now().checked_add(delay).unwrap_or(Timestamp::MAX), &stop).await
                 }
             };
-            if wait_until(due, &stop).await.is_break() {
+            if waited.is_break() {
                 return;
             }
         }
@@ -286,26 +307,30 @@ fn signing_request(key: &KeyPair, token: &str) -> Result<Request<Full<Bytes>>, C
         .serialize_request(key)
         .and_then(|csr| csr.pem())
         .map_err(CertificateError::Request)?;
-    let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-        .map_err(|_| CertificateError::Token(anyhow::anyhow!("the token is not a header value")))?;
-    bearer.set_sensitive(true);
     Request::post("/v1/certificates")
-        .header(header::AUTHORIZATION, bearer)
+        .header(header::AUTHORIZATION, bearer(token)?)
         .header(header::CONTENT_TYPE, "application/pkcs10")
         .body(Full::from(csr))
         .map_err(|error| CertificateError::Answer(error.into()))
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, CertificateError> {
+    let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim()))
+        .map_err(|_| CertificateError::Token(anyhow::anyhow!("the token is not a header value")))?;
+    bearer.set_sensitive(true);
+    Ok(bearer)
 }
 
 fn read_answer(status: StatusCode, body: &[u8]) -> Result<Answer, CertificateError> {
     if status.is_success() {
         return serde_json::from_slice(body).map_err(|error| CertificateError::Answer(error.into()));
     }
+    Err(refused(status, body))
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> CertificateError {
     let refusal: Refusal = serde_json::from_slice(body).unwrap_or_default();
-    Err(CertificateError::Refused {
-        status: status.as_u16(),
-        reason: refusal.reason,
-        message: refusal.message,
-    })
+    CertificateError::Refused { status: status.as_u16(), reason: refusal.reason, message: refusal.message }
 }
 
 impl TokenSource {
@@ -321,9 +346,11 @@ impl TokenSource {
 }
 
 impl TrustSource {
-    fn read(&self) -> Result<String, CertificateError> {
+    /// A mounted file may lag behind what a controller has told, and the other way round.
+    fn read(&self, told: Option<&String>) -> Result<String, CertificateError> {
         match self {
             Self::File(path) => std::fs::read_to_string(path)
+                .map(|mounted| format!("{mounted}\n{}", told.map_or("", String::as_str)))
                 .map_err(|error| CertificateError::Trust(format!("{}: {error}", path.display()))),
             Self::Shared(shared) => match shared.load_full() {
                 Some(pem) => Ok(pem.as_ref().clone()),

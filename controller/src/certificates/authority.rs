@@ -7,41 +7,24 @@ use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType, SerialNumber,
 };
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use runtime::tls::Roots;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::{ServerName, UnixTime};
 use time::OffsetDateTime;
 
 use super::refusal::Refusal;
+pub use super::root::RootError;
+use super::root::{Path, certificates};
 use super::token::Bearer;
 
-/// A leaf is valid a little before it is made, for clocks that are behind.
-const BACKDATED: time::Duration = time::Duration::minutes(5);
+/// A leaf is valid before it is made, for peers whose clocks are behind.
+const BACKDATED: time::Duration = time::Duration::minutes(15);
 
-/// Why a root cannot be used. Never says anything of the key.
-#[derive(Debug, thiserror::Error)]
-pub enum RootError {
-    /// A key of the Secret is missing.
-    #[error("the Secret has no {0}")]
-    Missing(&'static str),
-    /// The certificate cannot be read.
-    #[error("tls.crt is not a PEM certificate")]
-    Certificate,
-    /// It is not a CA.
-    #[error("tls.crt is not the certificate of an authority (basicConstraints CA)")]
-    NotAuthority,
-    /// The key cannot be read.
-    #[error("tls.key is not a PEM private key (PKCS #8)")]
-    Key,
-    /// They are not a pair.
-    #[error("tls.key does not belong to tls.crt")]
-    NoPair,
-}
-
-/// A root of trust with its key.
+/// Something that signs: a root with its key, or an intermediate with its key and its root.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
-    not_after: OffsetDateTime,
+    path: Path,
 }
 
 /// Whom a certificate is for.
@@ -93,8 +76,10 @@ pub fn service_names(service: &str, namespace: &str, cluster_domain: &str) -> Ve
 /// A certificate that was made.
 #[derive(Debug, Clone)]
 pub struct Leaf {
-    /// PEM, the leaf alone: it is signed by the root, which every peer has.
+    /// PEM: the leaf, then what is between it and the root, which every peer has.
     pub chain: String,
+    /// Begin of its life, as its holder should count it: now.
+    pub issued_at: OffsetDateTime,
     /// End of its life.
     pub not_after: OffsetDateTime,
     /// When its holder should ask for the next.
@@ -102,42 +87,84 @@ pub struct Leaf {
 }
 
 impl Authority {
-    /// Reads `tls.crt` and `tls.key`.
+    /// Reads `tls.crt`, which holds a root or a chain up to it, and `tls.key`.
     ///
     /// # Errors
     /// [`RootError`].
     pub fn parse(certificate: &str, key: &str) -> Result<Self, RootError> {
-        let der =
-            CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| RootError::Certificate)?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|_| RootError::Certificate)?;
-        if !parsed.is_ca() {
-            return Err(RootError::NotAuthority);
-        }
-        let not_after = parsed.validity().not_after.to_datetime();
+        Self::read(certificate, key, None)
+    }
+
+    /// Reads `tls.crt`, `tls.key` and, for a root that is not in `tls.crt`, `ca.crt`.
+    ///
+    /// # Errors
+    /// [`RootError`].
+    pub fn read(tls_crt: &str, key: &str, ca_crt: Option<&str>) -> Result<Self, RootError> {
+        let path = Path::find(tls_crt, ca_crt)?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&path.signer)
+            .map_err(|_| RootError::Certificate("tls.crt"))?;
         let key = KeyPair::from_pem(key).map_err(|_| RootError::Key)?;
         if key.public_key_raw() != &*parsed.public_key().subject_public_key.data {
             return Err(RootError::NoPair);
         }
-        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|_| RootError::Certificate)?;
-        Ok(Self { issuer, pem: certificate.to_owned(), not_after })
+        let issuer =
+            Issuer::from_ca_cert_der(&path.signer, key).map_err(|_| RootError::Certificate("tls.crt"))?;
+        Ok(Self { issuer, path })
+    }
+
+    /// Makes a certificate and verifies it as peers will: whatever is wrong with the chain, its usages, lengths or
+    /// name constraints shows here and not in the mesh.
+    ///
+    /// # Errors
+    /// [`RootError`].
+    pub fn check(&self, subject: &Subject, now: OffsetDateTime) -> Result<(), RootError> {
+        self.path.check_time(now)?;
+        let useless = |why: &dyn std::fmt::Display| RootError::Useless(why.to_string());
+        let key = KeyPair::generate().map_err(|error| useless(&error))?;
+        let minute = Duration::from_secs(60);
+        let leaf = self.sign(subject, &key, minute, now).map_err(|error| useless(&error))?;
+        let chain = certificates("tls.crt", &leaf.chain)?;
+        let [leaf, between @ ..] = chain.as_slice() else { return Err(RootError::NotAuthority) };
+        let roots = Roots::none();
+        roots.set(&self.path.root).map_err(|error| useless(&error))?;
+        let seconds = u64::try_from(now.unix_timestamp()).unwrap_or_default();
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        roots.verify_client_cert(leaf, between, time).map_err(|error| useless(&error))?;
+        for name in &subject.dns_names {
+            let server = ServerName::try_from(name.as_str()).map_err(|error| useless(&error))?;
+            roots.verify_server_cert(leaf, between, &server, &[], time).map_err(|error| useless(&error))?;
+        }
+        Ok(())
     }
 
     /// The root's certificate as PEM: what every sidecar trusts.
     #[must_use]
     pub fn trust_bundle(&self) -> &str {
-        &self.pem
+        &self.path.root
     }
 
-    /// End of the root's life.
+    /// SHA-256 of the root.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.path.fingerprint
+    }
+
+    /// When all of the chain is valid.
+    #[must_use]
+    pub fn not_before(&self) -> OffsetDateTime {
+        self.path.not_before
+    }
+
+    /// Until when all of the chain is valid.
     #[must_use]
     pub fn not_after(&self) -> OffsetDateTime {
-        self.not_after
+        self.path.not_after
     }
 
-    /// Signs a key. The leaf never outlives the root.
+    /// Signs a key. The leaf never outlives what signs it.
     ///
     /// # Errors
-    /// [`Refusal::NotReady`] when the root cannot sign (any more).
+    /// [`Refusal::NotReady`] when it cannot sign (any more).
     pub fn sign(
         &self,
         subject: &Subject,
@@ -146,13 +173,14 @@ impl Authority {
         now: OffsetDateTime,
     ) -> Result<Leaf, Refusal> {
         let not_ready = |why: String| Refusal::NotReady(why);
-        if self.not_after <= now {
+        let end = self.path.not_after;
+        if end <= now {
             return Err(not_ready("the root certificate has expired".to_owned()));
         }
         // Whole seconds: X.509 has no others.
         let now = now.replace_nanosecond(0).unwrap_or(now);
         let not_after = now.saturating_add(time::Duration::try_from(life).unwrap_or(time::Duration::DAY));
-        let not_after = not_after.min(self.not_after);
+        let not_after = not_after.min(end);
         let serial: [u8; 16] = random().map_err(|()| not_ready("no randomness".to_owned()))?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -166,13 +194,14 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let leaf = params.signed_by(key, &self.issuer).map_err(|error| not_ready(error.to_string()))?;
         let renew_after = now + renew_in(not_after - now, &serial);
-        Ok(Leaf { chain: leaf.pem(), not_after, renew_after })
+        let chain = leaf.pem() + &self.path.sent;
+        Ok(Leaf { chain, issued_at: now, not_after, renew_after })
     }
 }
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority").field("not_after", &self.not_after).finish_non_exhaustive()
+        f.debug_struct("Authority").field("root", &self.path.fingerprint).finish_non_exhaustive()
     }
 }
 
@@ -230,7 +259,7 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let day = Duration::from_secs(86_400);
         let leaf = authority.sign(&subject("shop", "buyer"), &key, day, now).unwrap();
-        let der = CertificateDer::from_pem_slice(leaf.chain.as_bytes()).unwrap();
+        let der = certificates("chain", &leaf.chain).unwrap().remove(0);
         let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
         let names = parsed.subject_alternative_name().unwrap().unwrap();
         let spiffe = "spiffe://cluster.local/ns/shop/sa/buyer";
@@ -261,7 +290,7 @@ mod tests {
     fn what_is_not_a_root_is_refused_by_name() {
         let ((certificate, key), (_, other)) = (root(), root());
         assert!(matches!(Authority::parse(&certificate, &other), Err(RootError::NoPair)));
-        assert!(matches!(Authority::parse("x", &key), Err(RootError::Certificate)));
+        assert!(matches!(Authority::parse("x", &key), Err(RootError::Certificate("tls.crt"))));
         assert!(matches!(Authority::parse(&certificate, "x"), Err(RootError::Key)));
         let leaf_key = KeyPair::generate().unwrap();
         let leaf = CertificateParams::default().self_signed(&leaf_key).unwrap().pem();

@@ -1,7 +1,7 @@
-//! `POST /v1/certificates` (docs/ARCHITECTURE.md, "Controller port").
+//! `POST /v1/certificates` and `POST /v1/holdings` (docs/ARCHITECTURE.md, "Controller port").
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use axum::Router;
@@ -19,10 +19,12 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::authority::{Authority, Leaf, Subject};
+use super::authority::{Leaf, Subject};
 use super::csr::{MAX_CSR, SigningRequest};
+use super::holdings::{self, Holding, Holdings, MAX_BODY, Wanted};
 use super::refusal::{Reason, Refusal, Refused};
 use super::token::Bearer;
+use super::trust::InForce;
 use super::verifier::TokenVerifier;
 
 /// A request that takes longer is given up; the longest part is waiting for a new pod to appear in the cache.
@@ -79,8 +81,10 @@ impl Metrics {
 pub struct Issuing {
     /// Judges tokens.
     pub verifier: TokenVerifier,
-    /// The root, when it is loaded.
-    pub authority: Arc<ArcSwapOption<Authority>>,
+    /// What is trusted and what signs, when it is loaded.
+    pub trust: Arc<ArcSwapOption<InForce>>,
+    /// What holders of certificates say.
+    pub holdings: Holdings,
     /// The MeshConfig's part, when it has been seen.
     pub policy: Arc<ArcSwapOption<Policy>>,
     /// The cache of pods.
@@ -97,14 +101,21 @@ pub struct Issuing {
 #[serde(rename_all = "camelCase")]
 struct Answer {
     certificate_chain: String,
+    issuer: String,
     trust_bundle: String,
+    trusted_roots: Vec<String>,
+    serial: i64,
+    issued_at: String,
     not_after: String,
     renew_after: String,
 }
 
-/// The route.
+/// The routes.
 pub fn router(issuing: Arc<Issuing>) -> Router {
-    Router::new().route("/v1/certificates", post(certificates)).with_state(issuing)
+    Router::new()
+        .route("/v1/certificates", post(certificates))
+        .route("/v1/holdings", post(holdings))
+        .with_state(issuing)
 }
 
 async fn certificates(State(issuing): State<Arc<Issuing>>, headers: HeaderMap, body: Body) -> Response {
@@ -120,9 +131,27 @@ async fn certificates(State(issuing): State<Arc<Issuing>>, headers: HeaderMap, b
         Err(refusal) => {
             issuing.metrics.refused.get_or_create(&Refused { reason: Reason(refusal.reason()) }).inc();
             tracing::info!(reason = refusal.reason(), message = %refusal, "certificate refused");
-            let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::FORBIDDEN);
-            let body = serde_json::json!({"reason": refusal.reason(), "message": refusal.to_string()});
-            (status, axum::Json(body)).into_response()
+            refused(&refusal)
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) -> Response {
+    let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::FORBIDDEN);
+    let body = serde_json::json!({"reason": refusal.reason(), "message": refusal.to_string()});
+    (status, axum::Json(body)).into_response()
+}
+
+async fn holdings(State(issuing): State<Arc<Issuing>>, headers: HeaderMap, body: Body) -> Response {
+    let limited = tokio::time::timeout(TIME_LIMIT, async {
+        let report = to_bytes(body, MAX_BODY).await.map_err(|_| Refusal::ReportUnreadable)?;
+        issuing.note(&headers, &report).await
+    });
+    match limited.await.unwrap_or(Err(Refusal::Unavailable)) {
+        Ok(wanted) => axum::Json(wanted).into_response(),
+        Err(refusal) => {
+            tracing::info!(reason = refusal.reason(), message = %refusal, "report refused");
+            refused(&refusal)
         }
     }
 }
@@ -135,13 +164,37 @@ impl Issuing {
         self.check_pod(&bearer).await?;
         let not_ready = |what: &str| Refusal::NotReady(what.to_owned());
         let policy = self.policy.load_full().ok_or_else(|| not_ready("the MeshConfig has not been seen"))?;
-        let authority = self.authority.load_full().ok_or_else(|| not_ready("the Secret is missing"))?;
+        let trust = self.trust.load_full().ok_or_else(|| not_ready("the Secret is missing"))?;
+        let authority = trust.authority.as_ref();
+        let authority =
+            authority.ok_or_else(|| not_ready("this replica has not got the key of the root that signs"))?;
         let subject = Subject::of(&bearer, &policy.trust_domain, &self.control_plane, &self.cluster_domain);
         let request = SigningRequest::parse(csr)?;
         request.check_names(&subject.names()?)?;
         let leaf = authority.sign(&subject, &request.key, policy.workload_ttl, now)?;
         tracing::info!(id = subject.spiffe_id, pod = bearer.pod, not_after = %leaf.not_after, "certificate issued");
-        answer(leaf, authority.trust_bundle())
+        answer(leaf, authority.fingerprint(), &trust)
+    }
+
+    /// Notes what a pod says that it holds, and says what it should. Whoever proves to be a pod of the cluster may
+    /// tell of itself alone; the operator asks only for pods of the mesh.
+    async fn note(&self, headers: &HeaderMap, body: &[u8]) -> Result<Wanted, Refusal> {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let bearer = self.verifier.verify(bearer_token(headers)?, now).await?;
+        let holding = Holding::parse(body).ok_or(Refusal::ReportUnreadable)?;
+        let not_ready = || Refusal::NotReady("the Secret is missing".to_owned());
+        let trust = self.trust.load_full().ok_or_else(not_ready)?;
+        self.check_pod(&bearer).await?;
+        let holders = self.holdings.note(&bearer, holding, Instant::now());
+        // Without the key nobody can be given another certificate: they keep what they have.
+        let issuer = trust.authority.as_ref().map(|authority| authority.fingerprint().to_owned());
+        Ok(Wanted {
+            trust_bundle: trust.bundle.clone(),
+            trusted_roots: trust.trusted.clone(),
+            issuer: issuer.unwrap_or_default(),
+            serial: trust.serial,
+            report_after_seconds: holdings::pause(holders, trust.rotating),
+        })
     }
 
     async fn check_pod(&self, bearer: &Bearer) -> Result<(), Refusal> {
@@ -174,15 +227,19 @@ fn bearer_token(headers: &HeaderMap) -> Result<&str, Refusal> {
     if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(Refusal::TokenMissing) }
 }
 
-fn answer(leaf: Leaf, trust_bundle: &str) -> Result<Answer, Refusal> {
+fn answer(leaf: Leaf, issuer: &str, trust: &InForce) -> Result<Answer, Refusal> {
     let text = |time: OffsetDateTime| {
         time.replace_nanosecond(0).unwrap_or(time).format(&Rfc3339).map_err(|_| Refusal::Unavailable)
     };
     Ok(Answer {
+        issued_at: text(leaf.issued_at)?,
         not_after: text(leaf.not_after)?,
         renew_after: text(leaf.renew_after)?,
         certificate_chain: leaf.chain,
-        trust_bundle: trust_bundle.to_owned(),
+        issuer: issuer.to_owned(),
+        trust_bundle: trust.bundle.clone(),
+        trusted_roots: trust.trusted.clone(),
+        serial: trust.serial,
     })
 }
 

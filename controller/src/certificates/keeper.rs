@@ -1,46 +1,52 @@
-//! Keeps the root, the published trust bundle and the controller's own serving certificate fresh.
+//! Keeps what is trusted and what signs, the published trust bundle and the controller's own serving certificate
+//! fresh.
 //!
-//! The controllers may only *get* the Secret of the root (docs/ARCHITECTURE.md), so it is asked for, not watched.
+//! The controllers may only *get* the Secrets of the roots (docs/ARCHITECTURE.md), so they are asked for, not watched.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use crds::fleet::{AuthorityReport, RootReport};
+use kube::Client;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use runtime::admin::Readiness;
 use runtime::certificates::Identity;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::authority::{Authority, RootError, Subject, service_names};
+use super::authority::{Authority, Subject, service_names};
 use super::endpoint::Policy;
 use super::refusal::Refusal;
+use super::root;
+use super::store::{Published, Store, StoreError};
+use super::trust::{Directive, InForce, Known, Root, TrustError, decide};
 
-/// How often the Secret is read and the ConfigMap applied when all is well.
-const PERIOD: Duration = Duration::from_secs(30);
+/// How often the Secrets and the ConfigMap are looked at; a word of the operator is obeyed at once.
+const PERIOD: Duration = Duration::from_secs(5);
 /// How often while something is missing.
 const RETRY: Duration = Duration::from_secs(1);
-/// Field manager of what the controller applies.
-const FIELD_MANAGER: &str = "meshwright-controller";
 /// The part of readiness that this is.
 const PART: &str = "certificate";
 
 /// Why the certificates are not in order.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
-    /// The operator has not made it yet, or somebody deleted it.
-    #[error("the Secret {0} does not exist yet")]
-    NoSecret(String),
     /// The API server said no.
-    #[error("cannot {0}")]
-    Api(&'static str, #[source] Box<kube::Error>),
-    /// The Secret does not hold a root.
-    #[error("the Secret {0} does not hold a root of trust")]
-    Root(String, #[source] RootError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No root can be used.
+    #[error("{error}{}", problem.as_deref().map(|problem| format!(" ({problem})")).unwrap_or_default())]
+    Trust {
+        /// Why.
+        error: TrustError,
+        /// What is wrong with a Secret, if anything.
+        problem: Option<String>,
+    },
     /// The MeshConfig has not been seen.
     #[error("the MeshConfig has not been seen yet")]
     NoMeshConfig,
@@ -63,28 +69,41 @@ pub struct Keeper {
     /// DNS domain of the cluster.
     pub cluster_domain: String,
     /// Filled here, read by the endpoint.
-    pub authority: Arc<ArcSwapOption<Authority>>,
+    pub trust: Arc<ArcSwapOption<InForce>>,
+    /// Filled here, read by the fleet state.
+    pub report: Arc<ArcSwapOption<AuthorityReport>>,
     /// Filled by the watch of the MeshConfig.
     pub policy: Arc<ArcSwapOption<Policy>>,
+    /// What the operator says, by the watch of the MeshConfig.
+    pub directive: watch::Receiver<Option<Directive>>,
     /// Own certificate and roots, filled here, used by the TLS port.
     pub identity: Identity,
     /// Told when all is in order, or why not.
     pub readiness: Readiness,
 }
 
-#[derive(Default)]
-struct Last {
-    bundle: String,
+/// The own serving certificate.
+#[derive(Default, Clone, PartialEq)]
+struct Serving {
+    root: String,
     trust_domain: String,
     renew_after: Option<OffsetDateTime>,
 }
 
+#[derive(Default)]
+struct Last {
+    store: Store,
+    roots: BTreeMap<String, Root>,
+    serving: Serving,
+}
+
 impl Keeper {
-    /// Works until `stop` is cancelled. What is in place stays in place when the API server or the Secret is away.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Works until `stop` is cancelled. What is in place stays in place when the API server or a Secret is away.
+    pub async fn run(mut self, stop: CancellationToken) {
         let mut last = Last::default();
         self.readiness.not_ready(PART, "the root of trust has not been loaded yet");
         loop {
+            self.directive.mark_unchanged();
             let pause = match self.once(&mut last).await {
                 Ok(()) => {
                     self.readiness.ready(PART);
@@ -101,75 +120,134 @@ impl Keeper {
             };
             tokio::select! {
                 () = stop.cancelled() => return,
+                // A sender that is gone means that the process ends; until then, look by the clock.
+                Ok(()) = self.directive.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
     async fn once(&self, last: &mut Last) -> Result<(), KeeperError> {
-        let authority = self.load().await?;
-        let bundle = authority.trust_bundle().to_owned();
-        if last.bundle != bundle || self.authority.load().is_none() {
-            self.identity.roots.set(&bundle).map_err(|error| KeeperError::Own(error.to_string()))?;
-            self.authority.store(Some(Arc::new(authority)));
-            tracing::info!("root of trust loaded");
-        }
         let policy = self.policy.load_full().ok_or(KeeperError::NoMeshConfig)?;
         let now = OffsetDateTime::now_utc();
-        let due = last.renew_after.is_none_or(|time| time <= now);
-        if due || last.bundle != bundle || last.trust_domain != policy.trust_domain {
-            last.renew_after = Some(self.renew(&policy, now)?);
-            last.trust_domain.clone_from(&policy.trust_domain);
-            last.bundle.clone_from(&bundle);
+        let trial = self.subject(&policy);
+        let (stored, problem) = last.store.roots(&self.client, &self.namespace, &trial, now).await?;
+        let published = last.store.published(&self.client, &self.namespace).await?;
+        let known = remember(&mut last.roots, stored, &published, self.trust.load().as_deref());
+        let directive = self.directive.borrow().clone();
+        let decided = decide(directive.as_ref(), &known, self.trust.load().as_deref());
+        let in_force = decided.map_err(|error| KeeperError::Trust { error, problem: problem.clone() })?;
+        self.put_in_force(&in_force)?;
+        self.serve(&mut last.serving, &in_force, &known, &policy, now)?;
+        last.store.publish(&self.client, &self.namespace, &published, &in_force).await?;
+        let report = report(&in_force, &known, &last.serving.root, problem);
+        self.report.store(Some(Arc::new(report)));
+        Ok(())
+    }
+
+    /// What is trusted changes before anything is signed by what is new.
+    fn put_in_force(&self, in_force: &InForce) -> Result<(), KeeperError> {
+        let before = self.trust.load_full();
+        if before.as_ref().is_none_or(|before| before.bundle != in_force.bundle) {
+            self.identity.roots.set(&in_force.bundle).map_err(|error| KeeperError::Own(error.to_string()))?;
         }
-        self.publish(&bundle).await
+        let changed = before
+            .is_none_or(|before| (before.serial, &before.trusted) != (in_force.serial, &in_force.trusted));
+        if changed {
+            let (serial, signing, trusted) = (in_force.serial, &in_force.signing, in_force.trusted.len());
+            tracing::info!(serial, signing, trusted, "root of trust in force");
+        }
+        self.trust.store(Some(Arc::new(in_force.clone())));
+        Ok(())
     }
 
-    async fn load(&self) -> Result<Authority, KeeperError> {
-        let name = crds::labels::ROOT_SECRET;
-        let full_name = || format!("{}/{name}", self.namespace);
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        let secret = secrets
-            .get_opt(name)
-            .await
-            .map_err(|error| KeeperError::Api("read the Secret of the root", Box::new(error)))?
-            .ok_or_else(|| KeeperError::NoSecret(full_name()))?;
-        let data = secret.data.unwrap_or_default();
-        let text = |key: &'static str| {
-            let bytes = data.get(key).ok_or(RootError::Missing(key))?;
-            std::str::from_utf8(&bytes.0).map_err(|_| RootError::Missing(key))
+    /// Renews the own serving certificate when it is time or another root signs. When the key of the root that
+    /// should sign is lost, another one that is stored serves: better than a controller that nobody can reach.
+    fn serve(
+        &self,
+        serving: &mut Serving,
+        in_force: &InForce,
+        known: &Known,
+        policy: &Policy,
+        now: OffsetDateTime,
+    ) -> Result<(), KeeperError> {
+        let any =
+            || known.roots.values().find(|root| root.secret.is_some()).map(|root| root.authority.clone());
+        let Some(authority) = in_force.authority.clone().or_else(any) else {
+            return Err(KeeperError::Trust { error: TrustError::NoRoot, problem: None });
         };
-        let parsed =
-            text("tls.crt").and_then(|crt| text("tls.key").and_then(|key| Authority::parse(crt, key)));
-        parsed.map_err(|error| KeeperError::Root(full_name(), error))
+        let right = serving.root == authority.fingerprint() && serving.trust_domain == policy.trust_domain;
+        if right && serving.renew_after.is_some_and(|time| now < time) {
+            return Ok(());
+        }
+        let renew_after = self.renew(&authority, policy, now)?;
+        *serving = Serving {
+            root: authority.fingerprint().to_owned(),
+            trust_domain: policy.trust_domain.clone(),
+            renew_after: Some(renew_after),
+        };
+        Ok(())
     }
 
-    fn renew(&self, policy: &Policy, now: OffsetDateTime) -> Result<OffsetDateTime, KeeperError> {
-        let authority = self.authority.load_full().ok_or(KeeperError::NoMeshConfig)?;
-        let own = |error: &dyn std::fmt::Display| KeeperError::Own(error.to_string());
-        let subject = Subject {
+    fn subject(&self, policy: &Policy) -> Subject {
+        Subject {
             spiffe_id: crds::labels::spiffe_id(&policy.trust_domain, &self.namespace, &self.service),
             dns_names: service_names(&self.service, &self.namespace, &self.cluster_domain),
-        };
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| own(&error))?;
-        let leaf = authority.sign(&subject, &key, policy.workload_ttl, now).map_err(KeeperError::Sign)?;
-        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        self.identity.certificate.set(&leaf.chain, der).map_err(|error| own(&error))?;
-        tracing::info!(not_after = %leaf.not_after, "own serving certificate made");
-        Ok(leaf.renew_after)
+        }
     }
 
-    async fn publish(&self, bundle: &str) -> Result<(), KeeperError> {
-        let name = crds::labels::TRUST_BUNDLE;
-        let map = serde_json::json!({
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": name, "labels": {crds::labels::MANAGED_BY: crds::labels::MANAGER}},
-            "data": {crds::labels::TRUST_BUNDLE_KEY: bundle},
-        });
-        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        let applied = maps.patch(name, &params, &Patch::Apply(&map)).await;
-        applied.map(|_| ()).map_err(|error| KeeperError::Api("publish the trust bundle", Box::new(error)))
+    fn renew(
+        &self,
+        authority: &Authority,
+        policy: &Policy,
+        now: OffsetDateTime,
+    ) -> Result<OffsetDateTime, KeeperError> {
+        let own = |error: &dyn std::fmt::Display| KeeperError::Own(error.to_string());
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| own(&error))?;
+        let leaf = authority
+            .sign(&self.subject(policy), &key, policy.workload_ttl, now)
+            .map_err(KeeperError::Sign)?;
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        self.identity.certificate.set(&leaf.chain, der).map_err(|error| own(&error))?;
+        tracing::info!(not_after = %leaf.not_after, root = authority.fingerprint(), "own serving certificate made");
+        Ok(leaf.renew_after)
+    }
+}
+
+/// Keeps roots that are in force although their Secret is gone: what is signed with them must not stop.
+fn remember(
+    remembered: &mut BTreeMap<String, Root>,
+    stored: Vec<Root>,
+    published: &Published,
+    in_force: Option<&InForce>,
+) -> Known {
+    let needed = |name: &String| in_force.is_some_and(|now| now.trusted.contains(name));
+    remembered.retain(|name, _| needed(name));
+    for root in remembered.values_mut() {
+        root.secret = None;
+    }
+    remembered.extend(stored.into_iter().map(|root| (root.authority.fingerprint().to_owned(), root)));
+    let public = root::certificates("ca.crt", &published.bundle).unwrap_or_default();
+    let serial = published.serial;
+    let published = public.iter().map(|one| (root::fingerprint(one), root::pem(one))).collect();
+    Known { roots: remembered.clone(), published, serial }
+}
+
+fn report(in_force: &InForce, known: &Known, serving: &str, problem: Option<String>) -> AuthorityReport {
+    let text = |time: OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
+    let roots = known.roots.iter().map(|(fingerprint, root)| RootReport {
+        fingerprint: fingerprint.clone(),
+        generation: root.generation,
+        secret: root.secret.clone(),
+        not_before: text(root.authority.not_before()),
+        not_after: text(root.authority.not_after()),
+    });
+    AuthorityReport {
+        roots: roots.collect(),
+        serial: in_force.serial,
+        signing: in_force.signing.clone(),
+        trusted: in_force.trusted.clone(),
+        serving: serving.to_owned(),
+        problem,
     }
 }

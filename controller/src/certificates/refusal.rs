@@ -17,6 +17,9 @@ pub enum Refusal {
     /// Another kind of key.
     #[error("the key must be ECDSA on P-256")]
     CsrKey,
+    /// Not the JSON that a holder of a certificate sends.
+    #[error("the report is not {{roots, issuer, sequence}} with SHA-256 names of roots")]
+    ReportUnreadable,
     /// The request has no token.
     #[error("the header `authorization: Bearer <token>` is missing")]
     TokenMissing,
@@ -76,6 +79,7 @@ impl Refusal {
             Self::CsrUnreadable(_) => "CsrUnreadable",
             Self::CsrSignature => "CsrSignature",
             Self::CsrKey => "CsrKey",
+            Self::ReportUnreadable => "ReportUnreadable",
             Self::TokenMissing => "TokenMissing",
             Self::TokenMalformed(_) => "TokenMalformed",
             Self::TokenSignature => "TokenSignature",
@@ -99,7 +103,11 @@ impl Refusal {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::CsrTooLarge(_) | Self::CsrUnreadable(_) | Self::CsrSignature | Self::CsrKey => 400,
+            Self::CsrTooLarge(_)
+            | Self::CsrUnreadable(_)
+            | Self::CsrSignature
+            | Self::CsrKey
+            | Self::ReportUnreadable => 400,
             Self::TokenMissing
             | Self::TokenMalformed(_)
             | Self::TokenSignature

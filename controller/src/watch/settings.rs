@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use super::Syncing;
+use crate::certificates::trust::Directive;
 use crate::snapshots::{Input, Snapshots};
 
 pub(super) const KIND: &str = "MeshConfig";
@@ -19,6 +20,7 @@ pub(super) async fn run(
     api: Api<MeshConfig>,
     mesh: String,
     snapshots: Snapshots,
+    directive: tokio::sync::watch::Sender<Option<Directive>>,
     syncing: Syncing,
     stop: CancellationToken,
 ) {
@@ -47,6 +49,7 @@ pub(super) async fn run(
         };
         match object.0 {
             Ok(object) => {
+                pass_on(&object, &directive);
                 snapshots.send(Input::Settings(Box::new(object.spec))).await;
                 syncing.done(KIND).await;
             }
@@ -57,6 +60,17 @@ pub(super) async fn run(
             }
         }
     }
+}
+
+/// Passes on what the operator says about the root of trust, if it is something else.
+fn pass_on(mesh: &MeshConfig, directive: &tokio::sync::watch::Sender<Option<Directive>>) {
+    let authority = mesh.status.as_ref().and_then(|status| status.certificate_authority.as_ref());
+    let said = authority.and_then(Directive::from);
+    directive.send_if_modified(|known| {
+        let changed = *known != said;
+        known.clone_from(&said);
+        changed
+    });
 }
 
 fn problem(mesh: &str, reason: &str, message: &str) -> ProblemReport {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crds::mesh_config::Wave;
+use crds::mesh_config::{CaProvider, Wave};
 use crds::{MeshConfig, MeshConfigSpec, duration};
 
 use super::{Refusal, ours};
@@ -80,6 +80,13 @@ fn certificates(spec: &MeshConfigSpec) -> Vec<Refusal> {
     let authority = &spec.certificate_authority;
     let workload = duration_of("spec.certificateAuthority.workloadTTL", &authority.workload_ttl);
     let root = duration_of("spec.certificateAuthority.rootTTL", &authority.root_ttl);
+    if authority.root_generation < 1 {
+        return vec![Refusal::new("spec.certificateAuthority.rootGeneration", "must be at least 1")];
+    }
+    if authority.provider == CaProvider::Secret && authority.root_generation > 1 {
+        let message = "is only for provider BuiltIn; with Secret, replace the Secret to rotate the root";
+        return vec![Refusal::new("spec.certificateAuthority.rootGeneration", message)];
+    }
     match (workload, root) {
         (Ok(workload), Ok(root)) => {
             let field = "spec.certificateAuthority.workloadTTL";

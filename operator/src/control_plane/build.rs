@@ -28,7 +28,7 @@ mod tests;
 mod trust;
 mod webhooks;
 
-pub use root::{RootError, root_secret};
+pub use root::{RootError, empty_secret, root_secret};
 pub use webhooks::injection_name;
 
 /// All that children are made of.

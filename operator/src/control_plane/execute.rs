@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 
 use crds::MeshConfig;
 use crds::labels;
-use crds::mesh_config::CaProvider;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::build::{self, Scope};
 use super::facts::Facts;
 use super::plan::Plan;
+use super::rotation::SecretAction;
 use crate::apply::{self, ApplyError, Key, MANAGER, Outcome, REVISION_MANAGER, Selection};
 use crate::context::Context;
 
@@ -36,8 +36,8 @@ pub enum ExecuteError {
     /// The root of trust could not be made.
     #[error(transparent)]
     Root(#[from] build::RootError),
-    /// The root of trust could not be written.
-    #[error("cannot create Secret {0}")]
+    /// The root of trust could not be written or deleted.
+    #[error("cannot create or delete Secret {0}")]
     Secret(String, #[source] Box<kube::Error>),
     /// A namespace could not be labelled.
     #[error("cannot label namespace {0}")]
@@ -70,17 +70,21 @@ pub async fn execute(
     plan: &Plan,
     facts: &Facts,
     children: &[DynamicObject],
+    root: Option<&SecretAction>,
 ) -> Done {
     let mut done = Done::default();
-    if mesh.spec.certificate_authority.provider == CaProvider::BuiltIn && !plan.revisions.build.is_empty() {
-        done.check(ensure_root(&ctx.client, mesh).await);
+    if let Some(action) = root.filter(|_| !plan.revisions.build.is_empty()) {
+        let acted = secret(&ctx.client, mesh, action).await;
+        done.check(acted);
     }
     for object in children {
         let result = apply::apply(&ctx.client, MANAGER, object).await;
         done.note(apply::key(object), result);
     }
     label_namespaces(&ctx.client, mesh, plan, facts, &mut done).await;
-    if done.failures.is_empty() && plan.verdict_allows_pruning() {
+    // Without the published roots neither copies nor webhooks can be built; those that exist are not unwanted.
+    let complete = facts.trust_bundle.is_some() || facts.webhooks.is_empty();
+    if done.failures.is_empty() && plan.verdict_allows_pruning() && complete {
         prune(ctx, mesh, plan, facts, children, &mut done).await;
     }
     ctx.metrics.writes.inc_by(done.written.len() as u64);
@@ -88,19 +92,57 @@ pub async fn execute(
     done
 }
 
-/// Creates the Secret. That it exists is all the operator can learn of it, and all that it needs to.
-async fn ensure_root(client: &Client, mesh: &MeshConfig) -> Result<(), ExecuteError> {
-    let secret = build::root_secret(mesh, time::OffsetDateTime::now_utc())?;
+/// Creates or deletes the Secret of a root.
+async fn secret(client: &Client, mesh: &MeshConfig, action: &SecretAction) -> Result<(), ExecuteError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), &mesh.spec.namespace);
-    match api.create(&PostParams::default(), &secret).await {
-        Ok(_) => tracing::info!(namespace = mesh.spec.namespace, "a root of trust was made"),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
-        Err(error) => {
-            let name = format!("{}/{}", mesh.spec.namespace, labels::ROOT_SECRET);
-            return Err(ExecuteError::Secret(name, Box::new(error)));
+    let failed =
+        |name: &str, error| ExecuteError::Secret(format!("{}/{name}", mesh.spec.namespace), Box::new(error));
+    match action {
+        SecretAction::Create { secret, generation } => {
+            // A dry run first: RSA keys take seconds to make, and this is asked again and again.
+            let dry = PostParams { dry_run: true, ..PostParams::default() };
+            if created(api.create(&dry, &build::empty_secret(mesh, secret)).await)
+                .map_err(|error| failed(secret, error))?
+            {
+                let root = build::root_secret(mesh, secret, *generation, time::OffsetDateTime::now_utc())?;
+                let created = created(api.create(&PostParams::default(), &root).await);
+                if created.map_err(|error| failed(secret, error))? {
+                    tracing::info!(
+                        namespace = mesh.spec.namespace,
+                        secret,
+                        generation,
+                        "a root of trust was made"
+                    );
+                }
+            }
+        }
+        SecretAction::Delete { secret, uid } => {
+            let only = Preconditions { uid: Some(uid.clone()), resource_version: None };
+            let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
+            match api.delete(secret, &params).await {
+                Ok(_) => {
+                    tracing::info!(
+                        namespace = mesh.spec.namespace,
+                        secret,
+                        "an old root of trust was deleted"
+                    );
+                }
+                // Gone, or another one by now.
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+                Err(error) => return Err(failed(secret, error)),
+            }
         }
     }
     Ok(())
+}
+
+/// Whether the Secret did not exist before.
+fn created(answer: Result<Secret, kube::Error>) -> Result<bool, kube::Error> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 async fn label_namespaces(client: &Client, mesh: &MeshConfig, plan: &Plan, facts: &Facts, done: &mut Done) {

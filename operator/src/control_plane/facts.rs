@@ -27,6 +27,8 @@ pub struct Facts {
     pub sources: Vec<PolicySource>,
     /// Upgrades of this mesh.
     pub upgrades: Vec<MeshUpgrade>,
+    /// Namespace and name of every live holder of a certificate; `None` when nobody looked.
+    pub holders: Option<Vec<(String, String)>>,
     /// What the controllers say; `None` before anybody was asked.
     pub fleet: Option<FleetView>,
 }

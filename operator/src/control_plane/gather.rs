@@ -11,8 +11,11 @@ use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
 
 use super::facts::{BudgetApi, DeploymentFact, Facts, NamespaceFact, PodFact};
+use super::rotation;
 use crate::apply::REVISION_MANAGER;
 use crate::fleet::FleetView;
+
+mod holders;
 
 /// Reads everything about a mesh; `fleet` is what was last heard from its controllers.
 ///
@@ -57,8 +60,19 @@ pub async fn gather(
         budgets,
         sources: sources.items,
         upgrades: upgrades.items.into_iter().filter(|upgrade| upgrade.spec.mesh == name).collect(),
+        holders: holders(client, mesh).await?,
         fleet,
     })
+}
+
+/// Holders of certificates, while somebody waits for them.
+async fn holders(client: &Client, mesh: &MeshConfig) -> Result<Option<Vec<(String, String)>>, kube::Error> {
+    let root = mesh.status.as_ref().and_then(|status| status.certificate_authority.as_ref());
+    if rotation::needs_holders(root) {
+        holders::holders(client, &mesh.name_any()).await.map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 /// Every namespace, as facts.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  triggers ──▶ gather ──▶ Facts ──▶ plan (revisions, namespaces: pure) ──▶ build (pure) ──▶ execute ──▶ report, tell
-//!                            ▲
+//!                            ▲  └────▶ rotation (root of trust: pure) ───────────────────────▲
 //!                 fleet ─────┘ asked every few seconds, in the background
 //! ```
 
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crds::MeshConfig;
+use crds::mesh_config::RotationStep;
 use futures::StreamExt;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::controller::Action;
@@ -33,6 +34,7 @@ mod orphans;
 pub mod plan;
 pub mod report;
 pub mod revisions;
+pub mod rotation;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,8 @@ mod triggers;
 
 /// Looked at this often even when nothing happens.
 const RESYNC: Duration = Duration::from_secs(60);
+/// Looked at this often while the root of trust is rotated.
+const ROTATING: Duration = Duration::from_secs(2);
 /// Tried again after a failure.
 const RETRY: Duration = Duration::from_secs(3);
 /// Controllers are asked this often.
@@ -118,12 +122,20 @@ impl Reconciler {
             return Ok(Action::requeue(RESYNC));
         }
         let children = build::all(&plan.blueprint(mesh, &facts, &ctx.image_prefix, &ctx.cluster_domain));
-        let done = execute::execute(ctx, mesh, &plan, &facts, &children).await;
+        let now = Timestamp::now();
+        let seen = rotation::observe(mesh, &facts, now);
+        let mut root = rotation::Decision::make(&seen);
+        let done = execute::execute(ctx, mesh, &plan, &facts, &children, root.action.as_ref()).await;
         let failure = done.failures.first().map(|failure| runtime::logging::chain(failure));
-        let status = report::status(mesh, &facts, &plan, failure.as_deref(), Timestamp::now());
+        if failure.is_some() {
+            // The published roots may not have reached everybody: the next step is not ordered.
+            root = root.held_back(seen.before.as_ref());
+        }
+        let status = report::status(mesh, &facts, &plan, &root, failure.as_deref(), now);
         self.write(mesh, &facts, &status, &done).await?;
         match failure {
             Some(failure) => Err(ReconcileError::Execute(failure)),
+            None if root.step != RotationStep::Stable => Ok(Action::requeue(ROTATING)),
             None => Ok(Action::requeue(RESYNC)),
         }
     }

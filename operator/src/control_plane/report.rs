@@ -12,11 +12,15 @@ use kube::ResourceExt;
 use super::facts::Facts;
 use super::plan::Plan;
 use super::revisions::Verdict;
+use super::rotation::Decision;
 use crate::conditions::{Conditions, Standing, State};
 
 mod fleet;
 
+mod root;
+
 pub use fleet::{policies, proxies_in_sync};
+use root::{certificates, of_the_root};
 
 /// The new status. `failure` is what could not be done.
 #[must_use]
@@ -24,12 +28,14 @@ pub fn status(
     mesh: &MeshConfig,
     facts: &Facts,
     plan: &Plan,
+    root: &Decision,
     failure: Option<&str>,
     now: Timestamp,
 ) -> MeshConfigStatus {
     let before = mesh.status.clone().unwrap_or_default();
     let mut conditions = Conditions::from(&before.conditions, mesh.metadata.generation, now);
-    conditions.stand(&standing(mesh, facts, plan, failure));
+    conditions.stand(&standing(mesh, facts, plan, root, failure));
+    certificates(&mut conditions, root);
     let (state, reason, message) = control_plane_ready(facts, plan);
     conditions.set("ControlPlaneReady", state, reason, &message);
     let (state, reason, message) = proxies_in_sync(facts);
@@ -56,6 +62,7 @@ pub fn status(
         policy_sources: facts.sources.iter().map(source).collect(),
         upgrade: upgrade.map(ResourceExt::name_any),
         namespaces: plan.membership.members.iter().cloned().collect(),
+        certificate_authority: root.status(before.certificate_authority.as_ref()),
     }
 }
 
@@ -163,7 +170,13 @@ fn control_plane_ready(facts: &Facts, plan: &Plan) -> (State, &'static str, Stri
 }
 
 /// Why the mesh is not as its spec says, the first reason that holds; in the order in which a person would ask.
-fn standing(mesh: &MeshConfig, facts: &Facts, plan: &Plan, failure: Option<&str>) -> Standing {
+fn standing(
+    mesh: &MeshConfig,
+    facts: &Facts,
+    plan: &Plan,
+    root: &Decision,
+    failure: Option<&str>,
+) -> Standing {
     let stalled = |reason, message| Standing::Stalled { reason, message };
     let reconciling = |reason, message| Standing::Reconciling { reason, message };
     let (effective, desired) = (plan.revisions.effective.as_str(), mesh.spec.version.as_str());
@@ -212,6 +225,9 @@ fn standing(mesh: &MeshConfig, facts: &Facts, plan: &Plan, failure: Option<&str>
         let told = upgrade_words(facts, effective, desired);
         return reconciling("Upgrading", told);
     }
+    if let Some(standing) = of_the_root(root) {
+        return standing;
+    }
     if !plan.membership.waiting.is_empty() || !plan.membership.revise.is_empty() {
         let names: Vec<_> = plan.membership.members.iter().map(String::as_str).collect();
         return reconciling("LabellingNamespaces", format!("labelling {}", names.join(", ")));
@@ -224,7 +240,8 @@ fn starting(mesh: &MeshConfig, facts: &Facts, missing: &[String]) -> Standing {
     let own_root = mesh.spec.certificate_authority.provider == CaProvider::Secret;
     if own_root && facts.trust_bundle.is_none() {
         message.push_str(&format!(
-            "; with certificateAuthority.provider Secret the controllers wait for the Secret {} (tls.crt, tls.key) in {}",
+            "; with certificateAuthority.provider Secret the controllers wait for the Secret {} (tls.crt, tls.key) in {}; if it \
+             is there, their logs say why it cannot be used",
             crds::labels::ROOT_SECRET,
             mesh.spec.namespace
         ));

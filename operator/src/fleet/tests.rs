@@ -23,7 +23,7 @@ fn report(synced: bool, proxies: Vec<ProxyReport>) -> FleetReport {
         reason: "RouteMissing".into(),
         message: "m".into(),
     };
-    FleetReport { replica: String::new(), version: "0.1.0".into(), synced, proxies, problems: vec![problem] }
+    FleetReport { version: "0.1.0".into(), synced, proxies, problems: vec![problem], ..Default::default() }
 }
 
 #[test]

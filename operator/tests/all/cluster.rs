@@ -11,7 +11,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
-use operator::context::{Context, Settings};
+use operator::context::{Context, OwnPod, Settings};
 use prometheus_client::registry::Registry;
 use runtime::shutdown::Shutdown;
 use serde_json::json;
@@ -65,14 +65,35 @@ pub async fn with_operator() -> Client {
     client(None).await
 }
 
+/// The pod that this operator would run in: its tokens for the controllers are bound to it.
+async fn own_pod(client: &Client) -> OwnPod {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "meshwright-system");
+    let pod = json!({
+        "metadata": {"name": "operator-under-test"},
+        "spec": {"serviceAccountName": "meshwright-operator", "containers": [{"name": "operator", "image": "none"}]},
+    });
+    let pod: Pod = serde_json::from_value(pod).unwrap();
+    until("the operator's pod", || async {
+        // Refused until the controller manager has made the token of its service account.
+        match pods.create(&PostParams::default(), &pod).await {
+            Ok(pod) => Ok(pod),
+            Err(_) => pods.get("operator-under-test").await.map_err(|error| error.to_string()),
+        }
+    })
+    .await
+    .uid()
+    .map(|uid| OwnPod { name: "operator-under-test".to_owned(), uid })
+    .unwrap()
+}
+
 /// A context as the daemon makes it.
-pub fn context(client: Client) -> Arc<Context> {
+pub fn context(client: Client, pod: Option<OwnPod>) -> Arc<Context> {
     let settings = Settings {
         namespace: "meshwright-system".into(),
         image_prefix: "meshwright/".into(),
         catalogue: Catalogue::embedded(),
         cluster_domain: "cluster.local".into(),
-        pod: None,
+        pod,
     };
     Context::new(client, settings, &mut Registry::default(), Shutdown::default())
 }
@@ -84,7 +105,8 @@ fn operator() {
     }
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     tokio.block_on(async {
-        let ctx = context(client(Some(OPERATOR_USER)).await);
+        let pod = own_pod(&client(None).await).await;
+        let ctx = context(client(Some(OPERATOR_USER)).await, Some(pod));
         tokio::try_join!(operator::control_plane::run(ctx.clone()), operator::policy_source::run(ctx))
             .unwrap();
     });

@@ -9,4 +9,5 @@ mod cluster;
 mod control_plane;
 mod lease;
 mod policy_source;
+mod rotation;
 mod upgrade;

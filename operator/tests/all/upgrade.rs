@@ -70,7 +70,7 @@ impl Scene {
     /// their time to go.
     async fn new(test: &str, names: &[&str]) -> Self {
         let client = with_operator().await;
-        let ctx = context(crate::cluster::client(Some(OPERATOR_USER)).await);
+        let ctx = context(crate::cluster::client(Some(OPERATOR_USER)).await, None);
         let mesh = format!("{test}-{}", k8s_openapi::jiff::Timestamp::now().as_millisecond());
         let system = format!("{mesh}-system");
         let namespaces: Vec<_> = names.iter().map(|name| format!("{mesh}-{name}")).collect();

@@ -23,7 +23,7 @@ fn oldest_and_newest_envoy_accept_it() {
         authority.answer(&csr, "spiffe://cluster.local/ns/a/sa/b", crate::certificate::Life::default());
     let now = time::OffsetDateTime::now_utc();
     let identity = certificate::accept(&answer, "spiffe://cluster.local/ns/a/sa/b", &key, now).unwrap();
-    sds::write(directory.path(), &identity).unwrap();
+    sds::write(directory.path(), &identity, &identity.trust()).unwrap();
 
     let mut v6 = environment();
     v6.pod_ip = "fd00::2".parse().unwrap();

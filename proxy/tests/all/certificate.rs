@@ -1,5 +1,7 @@
 //! What is accepted as a certificate, and a certificate authority for the tests.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::Response;
 use proxy::certificate::{CertificateError, accept, key_and_request};
@@ -7,14 +9,31 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, IsCa,
     KeyPair, SanType,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
 const ID: &str = "spiffe://cluster.local/ns/bookstore/sa/bookstore";
 
 /// A certificate authority.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>, String);
+
+/// What a controller trusts, the root that signs first, and how often that has changed.
+#[derive(Clone)]
+pub struct Roots {
+    pub trusted: Vec<Arc<Authority>>,
+    pub serial: i64,
+}
+
+impl Roots {
+    pub fn names(&self) -> Vec<String> {
+        self.trusted.iter().map(|root| root.name().to_owned()).collect()
+    }
+
+    pub fn bundle(&self) -> String {
+        self.trusted.iter().map(|root| root.root()).collect()
+    }
+}
 
 /// How long a certificate lives, and when it shall be renewed.
 #[derive(Debug, Clone, Copy)]
@@ -31,11 +50,18 @@ impl Default for Life {
 
 impl Authority {
     pub fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let name: String = key.public_key_raw()[1..33].iter().map(|byte| format!("{byte:02x}")).collect();
         let mut parameters = CertificateParams::new([]).unwrap();
         // Envoy takes a leaf with the name of its issuer for self-signed.
-        parameters.distinguished_name.push(DnType::CommonName, "test root");
+        parameters.distinguished_name.push(DnType::CommonName, format!("test root {name}"));
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
+        Self(CertifiedIssuer::self_signed(parameters, key).unwrap(), name)
+    }
+
+    /// What controllers and sidecars call it: something like a SHA-256.
+    pub fn name(&self) -> &str {
+        &self.1
     }
 
     /// Its root.
@@ -53,18 +79,26 @@ impl Authority {
 
     /// Signs a request, for this id whatever the request says, and answers as the controller does.
     pub fn answer(&self, csr: &str, id: &str, life: Life) -> Response<Bytes> {
+        let body = self.sign(csr, id, life, &self.root());
+        Response::new(Bytes::from(body.to_string()))
+    }
+
+    /// The same as JSON, with these roots.
+    pub fn sign(&self, csr: &str, id: &str, life: Life, bundle: &str) -> Value {
         let now = OffsetDateTime::now_utc();
         let mut request = CertificateSigningRequestParams::from_pem(csr).unwrap();
         request.params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
         request.params.not_before = now - Duration::minutes(5);
         request.params.not_after = now + life.end;
-        let body = json!({
+        request.params.use_authority_key_identifier_extension = true;
+        json!({
             "certificateChain": request.signed_by(&self.0).unwrap().pem(),
-            "trustBundle": self.root(),
+            "trustBundle": bundle,
+            "issuer": self.1,
+            "issuedAt": now.format(&Rfc3339).unwrap(),
             "notAfter": (now + life.end).format(&Rfc3339).unwrap(),
             "renewAfter": life.renew.map(|renew| (now + renew).format(&Rfc3339).unwrap()),
-        });
-        Response::new(Bytes::from(body.to_string()))
+        })
     }
 }
 
@@ -95,6 +129,18 @@ fn renewal_falls_back_to_two_thirds_of_life() {
     let past =
         Authority::new().answer(&csr, ID, Life { end: Duration::hours(1), renew: Some(-Duration::hours(1)) });
     assert!(accept(&past, ID, &key, now).unwrap().renew_at > now, "never in a tight loop");
+}
+
+#[test]
+fn a_clock_that_is_wrong_by_minutes_renews_neither_early_nor_late() {
+    let (key, csr) = key_and_request(ID).unwrap();
+    for wrong in [Duration::minutes(-7), Duration::minutes(7)] {
+        let own_clock = OffsetDateTime::now_utc() + wrong;
+        let life = Life { end: Duration::minutes(30), renew: Some(Duration::minutes(20)) };
+        let identity = accept(&Authority::new().answer(&csr, ID, life), ID, &key, own_clock).unwrap();
+        let after = identity.renew_at - own_clock;
+        assert!((after - Duration::minutes(20)).abs() < Duration::minutes(1), "{wrong}: after {after}");
+    }
 }
 
 #[test]

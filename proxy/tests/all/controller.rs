@@ -1,7 +1,7 @@
 //! A controller for the tests: it signs certificates over real TLS and, if told so, serves one configuration over
 //! real delta ADS to clients that show a certificate.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -20,13 +20,13 @@ use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::codegen::Service;
 use tonic::{Status, Streaming};
 
-use crate::certificate::{Authority, Life};
+use crate::certificate::{Authority, Life, Roots};
 
 /// What the controller does when asked for a certificate.
 #[derive(Clone)]
@@ -40,8 +40,14 @@ pub type Configuration = Vec<(&'static str, Vec<discovery::Resource>)>;
 
 /// The controller.
 pub struct Controller {
-    pub authority: Authority,
+    /// The first root.
+    pub authority: Arc<Authority>,
+    /// What it trusts and what signs.
+    pub roots: Mutex<Roots>,
+    /// What sidecars say that they hold, by their tokens.
+    pub told: Mutex<BTreeMap<String, Value>>,
     pub port: u16,
+    host: &'static str,
     behaviour: Mutex<Behaviour>,
     /// Authorization header and body of each certificate request.
     pub requests: Mutex<Vec<(String, String)>>,
@@ -49,9 +55,23 @@ pub struct Controller {
 
 impl Controller {
     pub fn start(behaviour: Behaviour, configuration: Option<Configuration>) -> Arc<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::start_at("127.0.0.1", "localhost", behaviour, configuration)
+    }
+
+    /// The same at another address, with another name.
+    pub fn start_at(
+        address: &str,
+        host: &'static str,
+        behaviour: Behaviour,
+        configuration: Option<Configuration>,
+    ) -> Arc<Self> {
+        let listener = TcpListener::bind((address, 0)).expect("a free port");
+        let authority = Arc::new(Authority::new());
         let controller = Arc::new(Self {
-            authority: Authority::new(),
+            roots: Mutex::new(Roots { trusted: vec![Arc::clone(&authority)], serial: 1 }),
+            authority,
+            told: Mutex::default(),
+            host,
             port: listener.local_addr().expect("bound").port(),
             behaviour: Mutex::new(behaviour),
             requests: Mutex::default(),
@@ -76,10 +96,10 @@ impl Controller {
     async fn serve(self: Arc<Self>, listener: TcpListener, ads: Option<Ads>) {
         listener.set_nonblocking(true).expect("a socket");
         let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
-        let acceptor = TlsAcceptor::from(Arc::new(self.tls()));
         loop {
             let (stream, _) = listener.accept().await.expect("a connection");
-            let (acceptor, server, ads) = (acceptor.clone(), Arc::clone(&self), ads.clone());
+            let acceptor = TlsAcceptor::from(Arc::new(self.tls()));
+            let (server, ads) = (Arc::clone(&self), ads.clone());
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let known = stream.get_ref().1.peer_certificates().is_some();
@@ -89,6 +109,7 @@ impl Controller {
                     async move {
                         match (request.uri().path(), &mut ads) {
                             ("/v1/certificates", _) => Ok(server.certificate(request).await),
+                            ("/v1/holdings", _) => Ok(server.holdings(request).await),
                             (_, Some(ads)) => ads.call(request).await,
                             (_, None) => Ok(Status::unauthenticated("no").into_http()),
                         }
@@ -103,14 +124,16 @@ impl Controller {
     fn tls(&self) -> rustls::ServerConfig {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(self.authority.root().as_bytes()).expect("PEM"))
-            .expect("a root");
+        let trust = self.roots.lock().unwrap().clone();
+        for root in &trust.trusted {
+            let der = CertificateDer::from_pem_slice(root.root().as_bytes()).expect("PEM");
+            roots.add(der).expect("a root");
+        }
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .allow_unauthenticated()
             .build()
             .expect("a verifier");
-        let (certificate, key) = self.authority.server("localhost");
+        let (certificate, key) = trust.trusted[0].server(self.host);
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
@@ -133,7 +156,11 @@ impl Controller {
         let (status, body) = match self.behaviour.lock().unwrap().clone() {
             Behaviour::Sign(life) => {
                 let id = "spiffe://cluster.local/ns/bookstore/sa/bookstore";
-                (200, self.authority.answer(&csr, id, life).into_body())
+                let roots = self.roots.lock().unwrap().clone();
+                let mut body = roots.trusted[0].sign(&csr, id, life, &roots.bundle());
+                body["trustedRoots"] = json!(roots.names());
+                body["serial"] = json!(roots.serial);
+                (200, Bytes::from(body.to_string()))
             }
             Behaviour::Refuse(status, reason) => {
                 (status, Bytes::from(json!({ "reason": reason, "message": "no" }).to_string()))
@@ -142,6 +169,29 @@ impl Controller {
         let mut response = Response::new(tonic::body::Body::new(http_body_util::Full::new(body)));
         *response.status_mut() = status.try_into().expect("a status");
         response
+    }
+}
+
+impl Controller {
+    /// Another order of the operator: these roots, the first of which signs.
+    pub fn order(&self, trusted: &[&Arc<Authority>]) {
+        let mut roots = self.roots.lock().unwrap();
+        roots.trusted = trusted.iter().map(|root| Arc::clone(root)).collect();
+        roots.serial += 1;
+    }
+
+    async fn holdings(&self, request: Request<Incoming>) -> Response<tonic::body::Body> {
+        let token = request.headers()["authorization"].to_str().expect("ASCII").to_owned();
+        let body = request.into_body().collect().await.expect("a body").to_bytes();
+        let report: Value = serde_json::from_slice(&body).expect("JSON");
+        self.told.lock().unwrap().insert(token, report);
+        let roots = self.roots.lock().unwrap().clone();
+        let names = roots.names();
+        let wanted = json!({
+            "trustBundle": roots.bundle(), "trustedRoots": names, "issuer": names[0],
+            "serial": roots.serial, "reportAfterSeconds": 1,
+        });
+        Response::new(tonic::body::Body::new(http_body_util::Full::new(Bytes::from(wanted.to_string()))))
     }
 }
 

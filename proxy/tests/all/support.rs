@@ -22,6 +22,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_meshwright-proxy");
 /// The oldest and the newest Envoy that we support.
 pub const ENVOYS: [&str; 2] = ["1.36.4", "1.40.0"];
+/// Not a variable of the sidecar: what its token file holds, if not the usual.
+pub const TOKEN: &str = "TEST_TOKEN";
 const INSIDE: &str = "MESHWRIGHT_TEST_NAMESPACE";
 
 /// Runs a test in network, mount and process namespaces of its own, by executing this binary again in them. `name`
@@ -248,7 +250,8 @@ pub fn environment() -> Environment {
 /// A started sidecar and where its files are.
 pub struct Sidecar {
     process: Running,
-    directory: tempfile::TempDir,
+    directory: PathBuf,
+    _temporary: Option<tempfile::TempDir>,
 }
 
 impl Sidecar {
@@ -269,23 +272,48 @@ impl Sidecar {
     }
 
     fn start_with(
-        mut command: Command,
+        command: Command,
         controller: &Controller,
         program: &Path,
         change: &[(&'static str, &str)],
     ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let at = |name: &str| directory.path().join(name);
+        let started = Self::launch(command, directory.path(), controller, program, change);
+        Self { _temporary: Some(directory), ..started }
+    }
+
+    /// Starts it with the files in this directory.
+    pub fn start_in(
+        directory: &Path,
+        controller: &Controller,
+        program: &Path,
+        change: &[(&'static str, &str)],
+    ) -> Self {
+        std::fs::create_dir_all(directory).expect("a directory");
+        Self::launch(Command::new(PROGRAM), directory, controller, program, change)
+    }
+
+    fn launch(
+        mut command: Command,
+        directory: &Path,
+        controller: &Controller,
+        program: &Path,
+        change: &[(&'static str, &str)],
+    ) -> Self {
+        let at = |name: &str| directory.join(name);
         std::fs::write(at("token"), "header.claims.signature\n").expect("a file");
         std::fs::write(at("ca.crt"), controller.authority.root()).expect("a file");
-        shell(&format!("chmod 777 {}", directory.path().display()));
+        shell(&format!("chmod 777 {}", directory.display()));
         let mut variables = variables();
         variables.insert("MESHWRIGHT_CONTROLLER", format!("localhost:{}", controller.port));
         variables.insert("POD_IP", "127.0.0.1".to_owned());
+        if let Some((_, token)) = change.iter().find(|(name, _)| *name == TOKEN) {
+            std::fs::write(at("token"), token).expect("a file");
+        }
         variables.extend(change.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let child = command
             .arg("run")
-            .args(["--run-dir".as_ref(), directory.path().as_os_str()])
+            .args(["--run-dir".as_ref(), directory.as_os_str()])
             .args(["--token-file".as_ref(), at("token").as_os_str()])
             .args(["--trust-file".as_ref(), at("ca.crt").as_os_str()])
             .args(["--envoy".as_ref(), program.as_os_str()])
@@ -294,11 +322,11 @@ impl Sidecar {
             .stderr(std::fs::File::create(at("log")).expect("a file"))
             .spawn()
             .expect("the sidecar starts");
-        Self { process: Running(child), directory }
+        Self { process: Running(child), directory: directory.to_owned(), _temporary: None }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.directory.join(name)
     }
 
     pub fn log(&self) -> String {

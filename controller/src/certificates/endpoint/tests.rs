@@ -1,6 +1,7 @@
 //! The whole way from a request to an answer, with a stand-in for the cluster.
 
 use super::*;
+use crate::certificates::authority::Authority;
 use crate::certificates::testing::{Claim, Signer, root};
 use crate::certificates::token::Keys;
 use crate::certificates::verifier::{ApiError, TokenApi};
@@ -44,6 +45,16 @@ fn pod() -> PodFacts {
     }
 }
 
+fn in_force(authority: Authority) -> InForce {
+    InForce {
+        signing: authority.fingerprint().to_owned(),
+        trusted: vec![authority.fingerprint().to_owned()],
+        bundle: authority.trust_bundle().to_owned(),
+        authority: Some(Arc::new(authority)),
+        ..InForce::default()
+    }
+}
+
 struct Case {
     signer: Signer,
     namespace: &'static str,
@@ -79,7 +90,8 @@ impl Case {
                 Arc::new(Cluster(self.signer.jwks())),
                 "main.meshwright.io".to_owned(),
             ),
-            authority: Arc::new(ArcSwapOption::new(self.ready.then(|| Arc::new(authority)))),
+            trust: Arc::new(ArcSwapOption::new(self.ready.then(|| Arc::new(in_force(authority))))),
+            holdings: Holdings::default(),
             policy: Arc::new(ArcSwapOption::from_pointee(policy)),
             pods: Arc::new(OnePod(self.namespace, self.pod)),
             control_plane: "meshwright-system".to_owned(),
@@ -95,7 +107,11 @@ impl Case {
 }
 
 async fn ask(router: Router, token: Option<&str>, csr: String) -> (u16, serde_json::Value) {
-    let mut request = Request::post("/v1/certificates");
+    post_to("/v1/certificates", router, token, csr).await
+}
+
+async fn post_to(path: &str, router: Router, token: Option<&str>, csr: String) -> (u16, serde_json::Value) {
+    let mut request = Request::post(path);
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
     }
@@ -184,4 +200,22 @@ async fn bad_requests_are_refused_with_400() {
     assert_eq!(refused(Case::default(), claim(), "x".to_owned()).await, (400, "CsrUnreadable".to_owned()));
     let long = "x".repeat(MAX_CSR + 1);
     assert_eq!(refused(Case::default(), claim(), long).await, (400, "CsrTooLarge".to_owned()));
+}
+
+#[tokio::test]
+async fn a_holder_tells_what_it_holds_and_hears_what_it_should() {
+    let case = Case::default();
+    let token = case.signer.token(&claim());
+    let router = case.router();
+    let other = "0f".repeat(32);
+    let report = serde_json::json!({"roots": [other], "issuer": other, "sequence": 1}).to_string();
+    let (status, body) = post_to("/v1/holdings", router.clone(), Some(&token), report.clone()).await;
+    assert_eq!(status, 200, "{body}");
+    assert!(body["trustBundle"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----"));
+    assert_eq!(body["trustedRoots"][0], body["issuer"]);
+    assert_eq!(body["reportAfterSeconds"], 30);
+    let refused = post_to("/v1/holdings", router.clone(), Some(&token), "{}".to_owned()).await;
+    assert_eq!((refused.0, refused.1["reason"].as_str().unwrap()), (400, "ReportUnreadable"));
+    let refused = post_to("/v1/holdings", router, None, report).await;
+    assert_eq!((refused.0, refused.1["reason"].as_str().unwrap()), (401, "TokenMissing"));
 }

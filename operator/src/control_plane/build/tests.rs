@@ -1,5 +1,6 @@
 //! The children of one mesh, as golden files, and what must hold for all of them.
 
+use crds::mesh_config::KeyType;
 use serde_json::json;
 
 use super::*;
@@ -98,16 +99,28 @@ fn without_a_trust_bundle_there_is_no_webhook() {
 }
 
 #[test]
-fn the_root_is_a_p256_authority_of_the_wanted_age() {
+fn a_root_is_an_authority_of_the_wanted_age_and_key() {
     let mut mesh = mesh();
     let now = time::OffsetDateTime::from_unix_timestamp(1_900_000_000).unwrap();
-    let secret = root_secret(&mesh, now).unwrap();
+    let secret = root_secret(&mesh, labels::OTHER_ROOT_SECRET, 2, now).unwrap();
     let data = secret.data.unwrap();
     assert_eq!(data.keys().collect::<Vec<_>>(), ["tls.crt", "tls.key"]);
     let chain = String::from_utf8(data["tls.crt"].0.clone()).unwrap();
     assert_eq!(runtime::tls::certificates(&chain).unwrap().len(), 1);
+    assert_eq!(secret.metadata.name.as_deref(), Some(labels::OTHER_ROOT_SECRET));
+    assert_eq!(secret.metadata.annotations.unwrap()[labels::ROOT_GENERATION], "2");
+    for (key_type, algorithm) in [
+        (KeyType::EcdsaP384, &rcgen::PKCS_ECDSA_P384_SHA384),
+        (KeyType::Rsa3072, &rcgen::PKCS_RSA_SHA256),
+        (KeyType::EcdsaP256, &rcgen::PKCS_ECDSA_P256_SHA256),
+    ] {
+        mesh.spec.certificate_authority.key_type = key_type;
+        let secret = root_secret(&mesh, labels::ROOT_SECRET, 1, now).unwrap();
+        let key = String::from_utf8(secret.data.unwrap()["tls.key"].0.clone()).unwrap();
+        assert_eq!(rcgen::KeyPair::from_pem(&key).unwrap().algorithm(), algorithm);
+    }
     mesh.spec.certificate_authority.root_ttl = "soon".into();
-    assert!(matches!(root_secret(&mesh, now), Err(RootError::Ttl(_))));
+    assert!(matches!(root_secret(&mesh, labels::OTHER_ROOT_SECRET, 2, now), Err(RootError::Ttl(_))));
     mesh.spec.certificate_authority.root_ttl = "999999999h".into();
-    assert!(matches!(root_secret(&mesh, now), Err(RootError::TooLong)));
+    assert!(matches!(root_secret(&mesh, labels::OTHER_ROOT_SECRET, 2, now), Err(RootError::TooLong)));
 }

@@ -9,6 +9,7 @@ mod t1_demo;
 mod t2_injection;
 mod t3_bad_input;
 mod t4_crash;
+mod t5_root_rotation;
 mod t9_uninstall;
 
 use e2e::cluster::Cluster;

@@ -1,0 +1,121 @@
+//! What this sidecar holds — roots, and a certificate of one of them — and telling the controller so
+//! (`POST /v1/holdings`).
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use crate::certificate::{CertificateError, Files, Identity, ask, certificates, refusal, request, token};
+use crate::environment::Controller;
+
+/// Roots to trust.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// PEM.
+    pub bundle: String,
+    /// Their SHA-256.
+    pub roots: Vec<String>,
+    /// See [`Identity::serial`].
+    pub serial: i64,
+}
+
+impl Trust {
+    /// Differs whenever the roots do; Envoy tells it back.
+    #[must_use]
+    pub fn version(&self) -> String {
+        format!("{}-{}", self.serial, self.roots.join("-"))
+    }
+}
+
+/// What Envoy was given.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// PEM of the roots.
+    pub bundle: String,
+    /// Which word of the operator they are of.
+    pub serial: i64,
+    /// SHA-256 of the root of the certificate.
+    pub issuer: String,
+    /// Version of the certificate.
+    pub version: String,
+    /// When to get the next one.
+    pub renew_at: OffsetDateTime,
+    roots: Vec<String>,
+}
+
+impl Held {
+    /// After both were installed.
+    #[must_use]
+    pub fn new(identity: &Identity, trust: &Trust) -> Self {
+        Self {
+            bundle: trust.bundle.clone(),
+            serial: trust.serial,
+            issuer: identity.issuer.clone(),
+            version: identity.version(),
+            renew_at: identity.renew_at,
+            roots: trust.roots.clone(),
+        }
+    }
+
+    /// The roots.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        Trust { bundle: self.bundle.clone(), roots: self.roots.clone(), serial: self.serial }
+    }
+
+    /// After other roots were installed.
+    pub fn set_trust(&mut self, trust: Trust) {
+        Trust { bundle: self.bundle, roots: self.roots, serial: self.serial } = trust;
+    }
+}
+
+/// What the controller wants this sidecar to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wanted {
+    trust_bundle: String,
+    trusted_roots: Vec<String>,
+    /// SHA-256 of the root that the certificate should be of; empty: whatever it is of.
+    pub issuer: String,
+    /// See [`Identity::serial`].
+    pub serial: i64,
+    report_after_seconds: u64,
+}
+
+impl Wanted {
+    /// The roots to trust.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        Trust { bundle: self.trust_bundle.clone(), roots: self.trusted_roots.clone(), serial: self.serial }
+    }
+
+    /// When to report again.
+    #[must_use]
+    pub fn report_after(&self) -> Duration {
+        Duration::from_secs(self.report_after_seconds.clamp(1, 3600))
+    }
+}
+
+/// Tells the controller what Envoy uses, and hears what it should use.
+///
+/// # Errors
+/// With what stood in the way. No error holds the token.
+pub async fn report(
+    controller: &Controller,
+    files: &Files,
+    held: &Held,
+    sequence: i64,
+) -> Result<Wanted, CertificateError> {
+    let body = serde_json::json!({ "roots": held.roots, "issuer": held.issuer, "sequence": sequence });
+    let request = request("/v1/holdings", "application/json", controller, token(files)?, body.to_string())?;
+    let answer = ask(controller, files, &held.bundle, request).await?;
+    if answer.status() != StatusCode::OK {
+        return Err(refusal(&answer));
+    }
+    let wanted: Wanted = serde_json::from_slice(answer.body())
+        .map_err(|_| CertificateError::Answer("it is not the JSON agreed on"))?;
+    certificates(&wanted.trust_bundle)?;
+    Ok(wanted)
+}
