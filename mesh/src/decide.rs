@@ -86,10 +86,10 @@ fn at_service(
     };
     let carried = match request {
         Request::Http { .. } if part.protocol != Protocol::Tcp => Carried::Requests,
-        Request::Tcp if !part.protocol.carries(Carried::Connections) => {
+        Request::Tcp | Request::Tls { .. } if !part.protocol.carries(Carried::Connections) => {
             return Verdict::Denied(Denial::OnlyRequests);
         }
-        Request::Http { .. } | Request::Tcp => Carried::Connections,
+        Request::Http { .. } | Request::Tcp | Request::Tls { .. } => Carried::Connections,
     };
     let routes = routes(mesh, namespace, space, name, port, carried);
     let route = routes
@@ -129,12 +129,13 @@ fn at_pod(
     if caller.is_none() && inbound.mtls == crds::mesh_config::Mtls::Strict {
         return Verdict::Denied(Denial::PlaintextRefused);
     }
-    let access = match (request, at.protocol) {
-        (Request::Tcp, Protocol::Http | Protocol::Http2) => return Verdict::Denied(Denial::OnlyRequests),
-        (Request::Tcp, Protocol::Undeclared) => at.connections.as_ref().unwrap_or(&at.access),
-        (Request::Http { .. }, _) | (Request::Tcp, Protocol::Tcp) => &at.access,
+    let bytes = !matches!(request, Request::Http { .. });
+    let access = match at.protocol {
+        Protocol::Http | Protocol::Http2 if bytes => return Verdict::Denied(Denial::OnlyRequests),
+        Protocol::Undeclared if bytes => at.connections.as_ref().unwrap_or(&at.access),
+        Protocol::Undeclared | Protocol::Http | Protocol::Http2 | Protocol::Tcp => &at.access,
     };
-    let bytes = *request == Request::Tcp && at.protocol == Protocol::Undeclared && at.connections.is_none();
+    let shut = bytes && at.protocol == Protocol::Undeclared && at.connections.is_none();
     let (grants, enforced) = match access {
         Access::Everyone => return Verdict::Allowed(Because::AllowAll),
         Access::Only(grants) => (grants, true),
@@ -145,7 +146,7 @@ fn at_pod(
         .filter(|(_, grant)| caller.is_some_and(|caller| grant.sources.contains(caller)))
         .collect();
     let (granting, near): (Vec<_>, Vec<_>) =
-        of_caller.into_iter().partition(|(_, grant)| !bytes && grants_request(grant, request));
+        of_caller.into_iter().partition(|(_, grant)| !shut && grants_request(grant, request));
     let names = |list: Vec<(&PolicyName, &Grant)>| {
         list.into_iter()
             .map(|(name, _)| ObjectRef::new(Kind::TrafficTarget, &name.namespace, &name.name))
