@@ -239,7 +239,7 @@ async fn the_root_is_rotated_in_steps_that_wait_for_every_holder_and_can_be_abor
         "the way back is open until nobody trusts the old root"
     );
     let second = scene.at(RotationStep::Stable, 2).await;
-    assert_eq!(second.trusted, [second.signing.clone()]);
+    assert_eq!((second.trusted.len(), &second.trusted[0]), (1, &second.signing));
     assert!(
         !scene.has_secret(labels::ROOT_SECRET).await && scene.has_secret(labels::OTHER_ROOT_SECRET).await
     );

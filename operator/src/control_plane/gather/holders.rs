@@ -49,7 +49,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn pod(labels: Value, status: Value, deleted: Option<&str>) -> Pod {
+    fn pod(labels: &Value, status: &Value, deleted: Option<&str>) -> Pod {
         let mut pod = json!({"metadata": {"labels": labels}, "status": status});
         if let Some(deleted) = deleted {
             pod["metadata"]["deletionTimestamp"] = json!(deleted);
@@ -88,7 +88,7 @@ mod tests {
             (json!({}), running, None, false),
         ];
         for (index, (labels, status, deleted, wanted)) in cases.into_iter().enumerate() {
-            assert_eq!(holds(&pod(labels, status, deleted), now), wanted, "case {index}");
+            assert_eq!(holds(&pod(&labels, &status, deleted), now), wanted, "case {index}");
         }
     }
 }

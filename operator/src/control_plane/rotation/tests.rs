@@ -92,7 +92,8 @@ fn a_root_is_rotated_by_itself_when_most_of_its_life_is_over() {
     let mut old = root("a", 1, Some(A));
     old.not_before = "2016-01-01T00:00:00Z".to_owned();
     old.not_after = "2028-01-01T00:00:00Z".to_owned();
-    let one = seen(CaProvider::BuiltIn, Some(status(1, &["a"])), report(&[old.clone()], 1, &["a"]));
+    let one =
+        seen(CaProvider::BuiltIn, Some(status(1, &["a"])), report(std::slice::from_ref(&old), 1, &["a"]));
     let decision = Decision::make(&one);
     assert_eq!(decision.step, RotationStep::Preparing);
     assert_eq!(decision.action, Some(SecretAction::Create { secret: B, generation: 2 }));
