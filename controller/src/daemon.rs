@@ -115,8 +115,15 @@ impl Daemon {
             authority,
             holdings,
         };
-        let (stopping, limits) = (shutdown.stopping.clone(), Limits::default());
-        let ads = Ads { snapshots: snapshots.clone(), proxies, metrics, stopping, limits };
+        let stopping = shutdown.stopping.clone();
+        let ads = Ads {
+            snapshots: snapshots.clone(),
+            proxies,
+            canaries: Arc::default(),
+            metrics,
+            stopping,
+            limits: Limits::default(),
+        };
         let router = endpoint::router(issuing).merge(fleet::router(fleet.clone())).merge(server::router(ads));
         let admin = Admin::new(registry, readiness.clone(), move || fleet.debug());
         Ok(Self { snapshots, readiness, identity, admin, router, tls })

@@ -9,7 +9,7 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use crds::fleet::{AuthorityReport, FleetReport, ProxyReport, Rejection};
+use crds::fleet::{AuthorityReport, FleetReport, ProblemReport, ProxyReport, Rejection};
 use crds::labels;
 use parking_lot::Mutex;
 use runtime::tls::PeerCertificates;
@@ -130,10 +130,40 @@ impl Fleet {
             version: self.version.clone(),
             synced: self.snapshots.synced(),
             proxies,
-            problems: self.snapshots.problems().as_ref().clone(),
+            problems: self.problems(),
             authority: self.authority.load().as_deref().cloned(),
             holdings: self.holdings.report(std::time::Instant::now()),
         }
+    }
+
+    /// What is wrong with objects, and which objects are part of something that an Envoy refused.
+    fn problems(&self) -> Vec<ProblemReport> {
+        let mut refused: BTreeMap<(String, String, String), String> = BTreeMap::new();
+        for connected in self.proxies.newest() {
+            let rejected = connected.status.lock().rejected.clone();
+            for rejection in &rejected {
+                let Some(kind) =
+                    mesh::ResourceType::ALL.into_iter().find(|kind| kind.as_str() == rejection.resource_type)
+                else {
+                    continue;
+                };
+                for name in &rejection.names {
+                    for object in self.snapshots.authors(&connected.pod, kind, name) {
+                        refused.entry(object).or_insert_with(|| told(&connected, rejection, name));
+                    }
+                }
+            }
+        }
+        let refused = refused.into_iter().map(|((kind, namespace, name), message)| ProblemReport {
+            kind,
+            namespace,
+            name,
+            reason: "RejectedByEnvoy".to_owned(),
+            message,
+        });
+        let mut problems: Vec<_> = self.snapshots.problems().iter().cloned().chain(refused).collect();
+        problems.sort();
+        problems
     }
 
     /// Everything, for `/debug/state`: audiences, what they are served, proxies, problems.
@@ -170,6 +200,19 @@ impl Fleet {
             "held": held,
         })
     }
+}
+
+/// What the author of an object is told when something that it is part of was refused.
+fn told(connected: &Connected, rejection: &Rejection, name: &str) -> String {
+    format!(
+        "Envoy {} of {}/{} refused {} {name}, which this object is part of: {}; the last good configuration stays in \
+         force; correct the object",
+        connected.envoy,
+        connected.pod.namespace,
+        connected.pod.name,
+        rejection.resource_type,
+        rejection.error
+    )
 }
 
 /// The route; only the operator's service account may ask.

@@ -69,8 +69,14 @@ pub struct Metrics {
     pub nacks: Family<PerType, Counter>,
     /// Bytes of responses, before HTTP/2 and TLS.
     pub bytes: Counter,
-    /// Audiences whose configuration was computed.
+    /// Audiences whose configuration was computed from nothing.
     pub renders: Counter,
+    /// Views of single services, receivers and rests that were computed.
+    pub computed: Counter,
+    /// Resources that were encoded.
+    pub encoded: Counter,
+    /// Audiences that were looked at, once for each service or rest.
+    pub visited: Counter,
     /// Computations whose outcome was different and was published.
     pub published: Counter,
     /// Batches of changes that were handled.
@@ -95,7 +101,10 @@ impl Metrics {
         registry.register("meshwright_xds_acks", "Responses that sidecars accepted", m.acks.clone());
         registry.register("meshwright_xds_nacks", "Responses that sidecars refused", m.nacks.clone());
         registry.register("meshwright_xds_sent_bytes", "Bytes of responses", m.bytes.clone());
-        registry.register("meshwright_renders", "Audiences computed", m.renders.clone());
+        registry.register("meshwright_renders", "Audiences computed from nothing", m.renders.clone());
+        registry.register("meshwright_views", "Views of services and rests computed", m.computed.clone());
+        registry.register("meshwright_encoded_resources", "Resources encoded", m.encoded.clone());
+        registry.register("meshwright_visits", "Looks of an audience at a service", m.visited.clone());
         registry.register("meshwright_snapshots_published", "Computed and different", m.published.clone());
         registry.register("meshwright_batches", "Batches of changes handled", m.batches.clone());
         registry.register("meshwright_audiences", "Distinct audiences with a stream", m.audiences.clone());

@@ -2,19 +2,21 @@
 //! differs.
 //!
 //! ```text
-//!  watch ──Input──▶ queue ──▶ owner thread: apply all that is queued ─▶ audiences touched ─▶ view ─▶ render
-//!  xds ───attach──▶                                                                            │ differs?
-//!                     every stream of that audience ◀── watch channel (newest state only) ◀────┘
+//!  watch ──Input──▶ queue ──▶ owner thread: apply all that is queued ─▶ mesh::Incremental ─▶ what differs for whom
+//!  xds ───attach──▶                                                                                   │
+//!                     every stream of that audience ◀── watch channel (newest state only) ◀───────────┘
 //! ```
 //! There is no debounce: what arrives while a batch is computed is the next batch.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 use crds::MeshConfigSpec;
 use crds::fleet::ProblemReport;
-use mesh::{Audience, Mesh, NotOurs, Object, ObjectRef, PodFacts, Problem, Settings, Snapshot};
+use mesh::ingest::ServiceAccount;
+use mesh::{Audience, Delta, Mesh, NotOurs, Object, ObjectRef, PodFacts, Problem, ResourceType, Settings};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -53,8 +55,8 @@ pub enum Input {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct StreamId(pub u64);
 
-/// What an audience is served, computed from the mesh.
-pub type Compute = Box<dyn Fn(&Mesh, &Audience) -> Snapshot + Send>;
+/// Changes what an audience is about to be served; tests make it something that Envoy refuses.
+pub type Alter = Box<dyn Fn(&Audience, &mut Delta) + Send>;
 
 /// Whom a stream is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,7 +108,7 @@ struct Shared {
     ticks: watch::Sender<u64>,
     policy: Arc<ArcSwapOption<Policy>>,
     problems: RwLock<Arc<Vec<ProblemReport>>>,
-    groups: RwLock<Vec<(Audience, Arc<Served>)>>,
+    groups: RwLock<BTreeMap<Audience, Arc<Served>>>,
 }
 
 /// The handle: cheap to clone.
@@ -123,14 +125,14 @@ impl Snapshots {
     /// # Errors
     /// When no thread can be started.
     pub fn start(mesh: Mesh, metrics: Metrics) -> std::io::Result<Self> {
-        Self::start_with(mesh, metrics, Box::new(|mesh, audience| mesh::render(&mesh::view(mesh, audience))))
+        Self::start_with(mesh, metrics, None)
     }
 
-    /// As [`Snapshots::start`], with another way to compute what an audience is served.
+    /// As [`Snapshots::start`]; `alter` is asked about every audience in every batch.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start_with(mesh: Mesh, metrics: Metrics, compute: Compute) -> std::io::Result<Self> {
+    pub fn start_with(mesh: Mesh, metrics: Metrics, alter: Option<Alter>) -> std::io::Result<Self> {
         let (inputs, queue) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
             mesh: RwLock::new(mesh),
@@ -140,7 +142,7 @@ impl Snapshots {
             problems: RwLock::default(),
             groups: RwLock::default(),
         });
-        let owner = Owner::new(shared.clone(), inputs.downgrade(), metrics, compute);
+        let owner = Owner::new(shared.clone(), inputs.downgrade(), metrics, alter);
         std::thread::Builder::new().name("mesh".to_owned()).spawn(move || owner.run(queue))?;
         Ok(Self { inputs, shared })
     }
@@ -176,6 +178,22 @@ impl Snapshots {
         self.shared.mesh.read().pod(namespace, name)
     }
 
+    /// Which objects shaped a resource of a pod's sidecar; the MeshConfig if none did.
+    #[must_use]
+    pub fn authors(&self, pod: &PodRef, kind: ResourceType, resource: &str) -> Vec<(String, String, String)> {
+        let mesh = self.shared.mesh.read();
+        let account = mesh.pod(&pod.namespace, &pod.name).map(|facts| facts.service_account);
+        let owner = ServiceAccount::new(&pod.namespace, &account.unwrap_or_default());
+        let found: Vec<_> = mesh::authors(&mesh, kind, resource, &owner)
+            .into_iter()
+            .map(|object| (object.kind.as_str().to_owned(), object.namespace, object.name))
+            .collect();
+        if found.is_empty() {
+            return vec![("MeshConfig".to_owned(), String::new(), mesh.settings().mesh.clone())];
+        }
+        found
+    }
+
     /// Why a pod gets no configuration, for messages.
     #[must_use]
     pub fn why_not(&self, pod: &PodRef) -> Option<NotOurs> {
@@ -203,6 +221,7 @@ impl Snapshots {
     /// Every audience with a stream and what it is served, sorted.
     #[must_use]
     pub fn audiences(&self) -> Vec<(Audience, Arc<Served>)> {
-        self.shared.groups.read().clone()
+        let groups = self.shared.groups.read();
+        groups.iter().map(|(audience, served)| (audience.clone(), served.clone())).collect()
     }
 }

@@ -6,8 +6,9 @@
 //!                             └──────────────── requests, ACK, NACK ◀───────────────────┘
 //! ```
 
-pub mod codec;
+pub mod body;
 pub mod served;
 pub mod server;
 pub mod session;
+pub mod trial;
 pub mod wire;

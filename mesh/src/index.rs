@@ -326,8 +326,7 @@ impl Mesh {
 /// none, then the first service by name; [`Mesh::problems`] says so.
 fn pod_ports(space: &Space, name: &str, pod: &PodPart) -> BTreeMap<u16, Protocol> {
     let mut ports: BTreeMap<u16, Protocol> = BTreeMap::new();
-    let services = space.services.iter().filter(|(service, _)| space.is_behind(service, name));
-    for port in services.flat_map(|(_, service)| service.ports.values()) {
+    for port in space.fronts(name).flat_map(|service| service.ports.values()) {
         let Some(target) = port.target.number(pod).filter(|number| !own_port(*number)) else {
             continue;
         };

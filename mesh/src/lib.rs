@@ -17,6 +17,7 @@
 //! but `crds` may depend on it.
 
 pub mod audience;
+mod authors;
 pub mod decide;
 pub mod incremental;
 pub mod index;
@@ -29,6 +30,7 @@ pub mod snapshot;
 pub mod view;
 
 pub use audience::{Audience, Families, NotOurs, PodFacts};
+pub use authors::authors;
 pub use decide::{Call, Verdict, decide};
 pub use incremental::{Delta, Incremental, Work};
 pub use index::{Changed, Mesh, What};

@@ -1,18 +1,17 @@
 //! The thread that owns the mesh.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crds::MeshConfigSpec;
 use crds::fleet::ProblemReport;
-use mesh::{Audience, Changed, Mesh, ObjectRef, Problem, ResourceType, Settings, What};
+use mesh::{Audience, Changed, Delta, Incremental, Kind, Mesh, ObjectRef, Problem, Settings, What};
 use parking_lot::RwLockWriteGuard;
 use tokio::sync::{mpsc, watch};
 
-use super::{Attach, Compute, Feed, Input, PodRef, Shared, StreamId};
+use super::{Alter, Attach, Feed, Input, PodRef, Shared, StreamId};
 use crate::certificates::endpoint::Policy;
 use crate::metrics::Metrics;
 use crate::xds::served::{Pool, Served};
@@ -45,7 +44,8 @@ pub(super) struct Owner {
     shared: Arc<Shared>,
     inputs: mpsc::WeakSender<Input>,
     metrics: Metrics,
-    compute: Compute,
+    alter: Option<Alter>,
+    incremental: Incremental,
     pool: Pool,
     streams: BTreeMap<StreamId, Stream>,
     groups: BTreeMap<Audience, Group>,
@@ -53,7 +53,7 @@ pub(super) struct Owner {
     undecodable: BTreeMap<ObjectRef, Problem>,
     settings_problem: Option<ProblemReport>,
     last_id: u64,
-    /// Whether audiences or what they are served changed since it was last described.
+    /// Whether an audience came or went since that was last described.
     regrouped: bool,
 }
 
@@ -62,13 +62,14 @@ impl Owner {
         shared: Arc<Shared>,
         inputs: mpsc::WeakSender<Input>,
         metrics: Metrics,
-        compute: Compute,
+        alter: Option<Alter>,
     ) -> Self {
         Self {
             shared,
             inputs,
             metrics,
-            compute,
+            alter,
+            incremental: Incremental::new(),
             pool: Pool::default(),
             streams: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -180,48 +181,78 @@ impl Owner {
         group.streams.remove(&id);
         if group.streams.is_empty() {
             self.groups.remove(audience);
+            self.incremental.remove(audience);
+            self.shared.groups.write().remove(audience);
             self.regrouped = true;
         }
     }
 
-    /// Moves streams whose audience is another now, then computes every audience that may be different.
+    /// Publishes what is different for whom, then moves streams whose audience is another now.
     fn compute(&mut self, what: &BTreeSet<What>) {
         if what.is_empty() {
             return;
         }
         let shared = self.shared.clone();
         let mesh = shared.mesh.read();
+        let mut deltas: BTreeMap<_, _> = self.incremental.update(&mesh, what).into_iter().collect();
+        if let Some(alter) = &self.alter {
+            for audience in self.groups.keys() {
+                alter(audience, deltas.entry(audience.clone()).or_default());
+            }
+        }
+        for (audience, delta) in deltas {
+            self.publish(&audience, delta);
+        }
         for (id, audience) in self.moved(&mesh, what) {
             self.place(&mesh, id, audience);
         }
-        for (audience, group) in &mut self.groups {
-            if !concerns(&group.served, what) {
-                continue;
-            }
-            self.metrics.renders.inc();
-            let snapshot = (self.compute)(&mesh, audience);
-            let Some(next) = group.served.next(snapshot, &mut self.pool) else { continue };
-            self.regrouped = true;
-            self.metrics.published.inc();
-            group.served = Arc::new(next);
-            for stream in group.streams.iter().filter_map(|id| self.streams.get(id)) {
-                stream.out.send_replace(group.served.clone());
-            }
+        self.count_work();
+    }
+
+    fn publish(&mut self, audience: &Audience, delta: Delta) {
+        let Some(group) = self.groups.get_mut(audience) else { return };
+        let Some(next) = group.served.next(delta, &mut self.pool) else { return };
+        self.metrics.published.inc();
+        group.served = Arc::new(next);
+        if let Some(shown) = self.shared.groups.write().get_mut(audience) {
+            *shown = group.served.clone();
+        }
+        for stream in group.streams.iter().filter_map(|id| self.streams.get(id)) {
+            stream.out.send_replace(group.served.clone());
+        }
+    }
+
+    fn count_work(&self) {
+        let work = self.incremental.work();
+        let Metrics { computed, encoded, visited, .. } = &self.metrics;
+        for (counter, now) in [(computed, work.computed), (encoded, work.encoded), (visited, work.visited)] {
+            counter.inc_by(now.saturating_sub(counter.get()));
         }
     }
 
     /// Streams whose audience changed. A pod that is no longer ours keeps what it has (DESIGN, rule 1).
     fn moved(&self, mesh: &Mesh, what: &BTreeSet<What>) -> Vec<(StreamId, Audience)> {
-        let everywhere = what.iter().any(|what| matches!(what, What::Settings | What::Policy(_)));
+        let (mut everywhere, mut namespaces, mut pods) = (false, BTreeSet::new(), BTreeSet::new());
+        for what in what {
+            match what {
+                What::Settings => everywhere = true,
+                What::Policy(key) => everywhere |= makes_audiences(key.kind),
+                What::Namespace(namespace) | What::Service { namespace, .. } => {
+                    namespaces.insert(namespace.as_str());
+                }
+                What::Pod { namespace, name } => {
+                    pods.insert((namespace.as_str(), name.as_str()));
+                }
+                What::Endpoints { .. } | What::Problems => {}
+            }
+        }
+        if !everywhere && namespaces.is_empty() && pods.is_empty() {
+            return Vec::new();
+        }
         let touched = |pod: &PodRef| {
             everywhere
-                || what.iter().any(|what| match what {
-                    What::Namespace(namespace) | What::Service { namespace, .. } => {
-                        *namespace == pod.namespace
-                    }
-                    What::Pod { namespace, name } => *namespace == pod.namespace && *name == pod.name,
-                    What::Settings | What::Policy(_) | What::Endpoints { .. } | What::Problems => false,
-                })
+                || namespaces.contains(pod.namespace.as_str())
+                || pods.contains(&(pod.namespace.as_str(), pod.name.as_str()))
         };
         let streams = self.streams.iter().filter(|(_, stream)| touched(&stream.pod));
         streams
@@ -243,8 +274,13 @@ impl Owner {
     fn join(&mut self, mesh: &Mesh, id: StreamId, audience: &Audience) -> Arc<Served> {
         if !self.groups.contains_key(audience) {
             self.metrics.renders.inc();
-            let snapshot = (self.compute)(mesh, audience);
-            let served = Arc::new(Served::first(snapshot, &mut self.pool));
+            let mut delta = self.incremental.add(mesh, audience);
+            if let Some(alter) = &self.alter {
+                alter(audience, &mut delta);
+            }
+            let served = Arc::new(Served::first(delta, &mut self.pool));
+            self.count_work();
+            self.shared.groups.write().insert(audience.clone(), served.clone());
             self.groups.insert(audience.clone(), Group { served, streams: BTreeSet::new() });
             self.regrouped = true;
         }
@@ -291,32 +327,26 @@ impl Owner {
         *self.shared.problems.write() = Arc::new(reports);
     }
 
-    /// Shows what is served now, and forgets the bytes that nobody is served any more.
+    /// Counts what is served now, and forgets the bytes that nobody is served any more.
     fn describe(&mut self) {
-        if !std::mem::take(&mut self.regrouped) {
-            return;
-        }
-        let groups = self.groups.iter().map(|(audience, group)| (audience.clone(), group.served.clone()));
-        *self.shared.groups.write() = groups.collect();
-        self.pool.sweep();
+        self.pool.sweep(std::mem::take(&mut self.regrouped));
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.metrics.audiences.set(count(self.groups.len()));
         self.metrics.resources.set(count(self.pool.len()));
     }
 }
 
-/// Whether a state may be different after a change. A change of endpoints alone concerns those who hold the service.
-fn concerns(served: &Served, what: &BTreeSet<What>) -> bool {
-    what.iter().any(|what| match what {
-        What::Endpoints { namespace, service } => {
-            let prefix = format!("out|{namespace}|{service}|");
-            let endpoints = served.of(ResourceType::Endpoint);
-            let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
-            endpoints.range::<str, _>(from).next().is_some_and(|(name, _)| name.starts_with(&prefix))
-        }
-        What::Problems | What::Pod { .. } => false,
-        What::Settings | What::Namespace(_) | What::Service { .. } | What::Policy(_) => true,
-    })
+/// Whether policies of a kind may make the audience of a pod another, rather than what its audience may do.
+fn makes_audiences(kind: Kind) -> bool {
+    !matches!(
+        kind,
+        Kind::TrafficTarget
+            | Kind::HTTPRouteGroup
+            | Kind::TCPRoute
+            | Kind::TrafficSplit
+            | Kind::Retry
+            | Kind::Egress
+    )
 }
 
 fn report(problem: &Problem) -> ProblemReport {

@@ -1,11 +1,13 @@
-//! What one audience is served: the mesh's snapshot with shared names, versions and bytes, and what changed
-//! since the one before, computed once for all of its streams.
+//! What one audience is served: shared names, versions and bytes, and what changed since the state before, computed
+//! once for all of its streams.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh::{ResourceType, Snapshot};
+use mesh::{Delta, ResourceType};
+
+use super::trial::Trial;
 
 /// A resource's name; shared by every stream that holds it.
 pub type Name = Arc<str>;
@@ -13,16 +15,28 @@ pub type Name = Arc<str>;
 pub type Version = Arc<str>;
 
 /// One resource, ready to be sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Entry {
     /// Equal on every replica for equal content.
     pub version: Version,
     /// Encoded `envoy.service.discovery.v3.Resource`.
     pub body: Bytes,
+    /// Who has taken it.
+    pub trial: Arc<Trial>,
 }
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.version == other.version && self.body == other.body
+    }
+}
+
+impl Eq for Entry {}
 
 /// The resources of one type.
 pub type Entries = BTreeMap<Name, Entry>;
+/// The names of one type.
+pub type Names = BTreeSet<Name>;
 
 /// Everything that one audience is served at one time.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +46,8 @@ pub struct Served {
     /// Generation of the state that `changed` is about.
     after: u64,
     entries: [Arc<Entries>; 4],
+    /// The same one for as long as no name comes or goes.
+    names: [Arc<Names>; 4],
     changed: Vec<(ResourceType, Name)>,
 }
 
@@ -48,31 +64,62 @@ pub(crate) fn place(kind: ResourceType) -> usize {
 impl Served {
     /// The first state of an audience.
     #[must_use]
-    pub fn first(snapshot: Snapshot, pool: &mut Pool) -> Self {
-        Self::default().next(snapshot, pool).unwrap_or_default()
+    pub fn first(delta: Delta, pool: &mut Pool) -> Self {
+        Self::default().next(delta, pool).unwrap_or_default()
     }
 
-    /// The state after this one, or nothing if `snapshot` says what is already served.
+    /// The state after this one, or nothing if `delta` changes nothing.
     #[must_use]
-    pub fn next(&self, snapshot: Snapshot, pool: &mut Pool) -> Option<Self> {
-        pool.generation += 1;
-        let mut next = Self { generation: pool.generation, after: self.generation, ..Self::default() };
-        let mut snapshot = snapshot.resources;
-        for kind in ResourceType::ALL {
-            let old = self.of(kind);
-            let new = pool.intern(kind, old, snapshot.remove(&kind).unwrap_or_default());
-            let before = next.changed.len();
-            next.changed.extend(difference(old, &new).map(|name| (kind, name)));
-            let same = next.changed.len() == before;
-            next.entries[place(kind)] = if same { self.entries[place(kind)].clone() } else { Arc::new(new) };
+    pub fn next(&self, delta: Delta, pool: &mut Pool) -> Option<Self> {
+        let mut entries: [Option<Entries>; 4] = Default::default();
+        let mut changed = Vec::new();
+        let mut renamed = [false; 4];
+        for ((kind, name), resource) in delta {
+            let at = place(kind);
+            let old = self.entries[at].get(&name);
+            if old.map(|entry| &*entry.version) == resource.as_ref().map(|new| new.version.as_str()) {
+                continue;
+            }
+            renamed[at] |= old.is_some() != resource.is_some();
+            let new = entries[at].get_or_insert_with(|| self.entries[at].as_ref().clone());
+            let name = match resource {
+                Some(resource) => {
+                    let (name, entry) = pool.intern(kind, name, &resource);
+                    new.insert(name.clone(), entry);
+                    name
+                }
+                None => {
+                    new.remove(&name);
+                    name
+                }
+            };
+            changed.push((kind, name));
         }
-        (!next.changed.is_empty()).then_some(next)
+        if changed.is_empty() {
+            return None;
+        }
+        pool.generation += 1;
+        let mut next = Self { generation: pool.generation, after: self.generation, changed, ..self.clone() };
+        for (at, new) in entries.into_iter().enumerate() {
+            let Some(new) = new else { continue };
+            if renamed[at] {
+                next.names[at] = Arc::new(new.keys().cloned().collect());
+            }
+            next.entries[at] = Arc::new(new);
+        }
+        Some(next)
     }
 
     /// The resources of one type.
     #[must_use]
-    pub fn of(&self, kind: ResourceType) -> &Entries {
+    pub fn of(&self, kind: ResourceType) -> &Arc<Entries> {
         &self.entries[place(kind)]
+    }
+
+    /// The names of one type.
+    #[must_use]
+    pub fn names(&self, kind: ResourceType) -> &Arc<Names> {
+        &self.names[place(kind)]
     }
 
     /// What differs from the state with the generation before this one.
@@ -110,47 +157,36 @@ fn difference<'a>(old: &'a Entries, new: &'a Entries) -> impl Iterator<Item = Na
     upserts.chain(removals)
 }
 
-/// Makes equal resources of different audiences share their memory.
+/// Makes equal resources of different audiences the same one in memory.
 #[derive(Debug, Default)]
 pub struct Pool {
     generation: u64,
-    known: [BTreeMap<(Name, Version), Bytes>; 4],
+    known: [BTreeMap<(Name, Version), Entry>; 4],
+    /// How many were known after the last sweep.
+    swept: usize,
 }
 
 impl Pool {
-    fn intern(
-        &mut self,
-        kind: ResourceType,
-        old: &Entries,
-        new: BTreeMap<String, mesh::Resource>,
-    ) -> Entries {
+    fn intern(&mut self, kind: ResourceType, name: Name, resource: &mesh::Resource) -> (Name, Entry) {
         let known = &mut self.known[place(kind)];
-        new.into_iter()
-            .map(|(name, resource)| {
-                if let Some((name, entry)) = old.get_key_value(name.as_str())
-                    && *entry.version == *resource.version
-                {
-                    return (name.clone(), entry.clone());
-                }
-                let key = (Name::from(name), Version::from(resource.version));
-                match known.get_key_value(&key) {
-                    Some(((name, version), body)) => {
-                        (name.clone(), Entry { version: version.clone(), body: body.clone() })
-                    }
-                    None => {
-                        known.insert(key.clone(), resource.body.clone());
-                        (key.0, Entry { version: key.1, body: resource.body })
-                    }
-                }
-            })
-            .collect()
+        let key = (name, Version::from(resource.version.as_str()));
+        if let Some(((name, _), entry)) = known.get_key_value(&key) {
+            return (name.clone(), entry.clone());
+        }
+        let entry = Entry { version: key.1.clone(), body: resource.body.clone(), trial: Arc::default() };
+        known.insert(key.clone(), entry.clone());
+        (key.0, entry)
     }
 
-    /// Forgets what nobody but the pool holds any more.
-    pub fn sweep(&mut self) {
-        for known in &mut self.known {
-            known.retain(|(_, version), _| Arc::strong_count(version) > 1);
+    /// Forgets what nobody but the pool holds any more; now, or when much has come since the last time.
+    pub fn sweep(&mut self, now: bool) {
+        if !now && self.len() < 2 * self.swept + 1024 {
+            return;
         }
+        for known in &mut self.known {
+            known.retain(|_, entry| Arc::strong_count(&entry.trial) > 1);
+        }
+        self.swept = self.len();
     }
 
     /// Number of distinct resources.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::routing::post;
 use crds::labels;
@@ -11,12 +12,12 @@ use runtime::tls::PeerCertificates;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
-use super::codec::DeltaCodec;
+use super::body::{Item, Requests, Responses};
 use super::session::{Said, Session};
+use super::trial::Canaries;
 use super::wire::{DeltaRequest, DeltaResponse, Node};
 use crate::fleet::{Connected, Proxies};
 use crate::identity::{self, Identity};
@@ -54,6 +55,8 @@ pub struct Ads {
     pub snapshots: Snapshots,
     /// Where streams are listed.
     pub proxies: Arc<Proxies>,
+    /// Who tries new content first.
+    pub canaries: Arc<Canaries>,
     /// Counts.
     pub metrics: Metrics,
     /// Ends every stream.
@@ -62,56 +65,39 @@ pub struct Ads {
     pub limits: Limits,
 }
 
-type Out = mpsc::Sender<Result<DeltaResponse, Status>>;
+type Out = mpsc::Sender<Item>;
 
 /// The route.
 pub fn router(ads: Ads) -> Router {
     Router::new().route(PATH, post(accept)).with_state(ads)
 }
 
-async fn accept(State(ads): State<Ads>, request: Request) -> http::Response<tonic::body::Body> {
+async fn accept(State(ads): State<Ads>, request: Request) -> http::Response<Body> {
     let peer = request.extensions().get::<PeerCertificates>().and_then(identity::of);
-    tonic::server::Grpc::new(DeltaCodec).streaming(Accept { ads, peer }, request).await
-}
-
-struct Accept {
-    ads: Ads,
-    peer: Option<Identity>,
-}
-
-impl tonic::server::StreamingService<DeltaRequest> for Accept {
-    type Response = DeltaResponse;
-    type ResponseStream = ReceiverStream<Result<DeltaResponse, Status>>;
-    type Future = std::future::Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<DeltaRequest>>) -> Self::Future {
-        let (out, responses) = mpsc::channel(WINDOW);
-        let (ads, peer) = (self.ads.clone(), self.peer.clone());
-        tokio::spawn(async move {
-            let reason = match Box::pin(ads.stream(peer, request.into_inner(), &out)).await {
-                Ok(reason) => reason,
-                Err((reason, status)) => {
-                    tracing::debug!(?reason, message = status.message(), "stream ended");
-                    // Nobody may be there to read it.
-                    let _ = out.try_send(Err(status));
-                    reason
-                }
-            };
-            ads.metrics.ended.get_or_create(&Ended { reason }).inc();
-        });
-        std::future::ready(Ok(tonic::Response::new(ReceiverStream::new(responses))))
-    }
+    let (out, responses) = mpsc::channel(WINDOW);
+    let requests = Requests::new(request.into_body());
+    tokio::spawn(async move {
+        let reason = match Box::pin(ads.stream(peer, requests, &out)).await {
+            Ok(reason) => reason,
+            Err((reason, status)) => {
+                tracing::debug!(?reason, message = status.message(), "stream ended");
+                // Nobody may be there to read it.
+                let _ = out.try_send(Err(Box::new(status)));
+                reason
+            }
+        };
+        ads.metrics.ended.get_or_create(&Ended { reason }).inc();
+    });
+    let mut response = http::Response::new(Body::new(Responses::new(responses)));
+    let grpc = http::HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+    response
 }
 
 type Failed = (End, Status);
 
 impl Ads {
-    async fn stream(
-        &self,
-        peer: Option<Identity>,
-        mut requests: Streaming<DeltaRequest>,
-        out: &Out,
-    ) -> Result<End, Failed> {
+    async fn stream(&self, peer: Option<Identity>, mut requests: Requests, out: &Out) -> Result<End, Failed> {
         let peer = peer.ok_or((End::Refused, Status::unauthenticated("a client certificate is needed")))?;
         let first = tokio::time::timeout(self.limits.first_request, requests.message())
             .await
@@ -144,8 +130,10 @@ impl Ads {
         self.proxies.add(connected.clone());
         self.metrics.streams.inc();
         let served = feed.served.borrow().clone();
-        let stream =
-            Stream { ads: self, out, session: Session::new(served), feed, connected: connected.clone() };
+        let name = format!("{}/{}", connected.pod.namespace, connected.pod.name);
+        let gate = self.canaries.gate(&connected.envoy, &name);
+        let session = Session::new(served, gate);
+        let stream = Stream { ads: self, out, session, feed, connected: connected.clone() };
         let end = stream.run(first, requests, peer.not_after).await;
         self.metrics.streams.dec();
         self.proxies.remove(&connected);
@@ -207,7 +195,7 @@ impl Stream<'_> {
     async fn run(
         mut self,
         first: DeltaRequest,
-        mut requests: Streaming<DeltaRequest>,
+        mut requests: Requests,
         not_after: i64,
     ) -> Result<End, Failed> {
         self.request(&first).await?;
@@ -217,6 +205,8 @@ impl Stream<'_> {
         let mut watchdog = tokio::time::interval(self.ads.limits.stuck);
         watchdog.tick().await;
         let mut waited_for: Option<String> = None;
+        let (wake, patience) = (self.session.wake(), self.session.patience());
+        let mut again = tokio::time::Instant::now();
         loop {
             tokio::select! {
                 message = requests.message() => match message {
@@ -230,6 +220,15 @@ impl Stream<'_> {
                     let served = self.feed.served.borrow_and_update().clone();
                     let responses = self.session.on_snapshot(served);
                     self.send(responses).await?;
+                }
+                () = wake.notified() => {
+                    let responses = self.session.on_answer();
+                    self.send(responses).await?;
+                }
+                () = tokio::time::sleep_until(again), if self.session.gated() => {
+                    let responses = self.session.on_answer();
+                    self.send(responses).await?;
+                    again = tokio::time::Instant::now() + patience;
                 }
                 _ = watchdog.tick() => {
                     let waits = self.session.waits_for();
@@ -281,18 +280,18 @@ impl Stream<'_> {
                     .inc_by(response.resources.len() as u64);
             }
             self.ads.metrics.bytes.inc_by(prost::Message::encoded_len(&response) as u64);
-            match tokio::time::timeout(self.ads.limits.stuck, self.out.send(Ok(response))).await {
+            match tokio::time::timeout(self.ads.limits.stuck, self.out.send(Ok(Box::new(response)))).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err((End::Closed, Status::cancelled("closed"))),
                 Err(_) => return Err((End::Stuck, Status::aborted("nothing was read for too long"))),
             }
         }
-        let status = crate::fleet::Status {
-            in_sync: self.session.in_sync(),
-            rejected: self.session.rejections(),
-            held: self.session.held(),
-        };
-        *self.connected.status.lock() = status;
+        let mut status = self.connected.status.lock();
+        status.in_sync = self.session.in_sync();
+        status.rejected = self.session.rejections();
+        if self.session.idle() {
+            status.held = self.session.held();
+        }
         Ok(())
     }
 }

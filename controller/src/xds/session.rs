@@ -15,6 +15,7 @@
 //! * Listeners and routes that may name a new cluster wait until it is acknowledged. Removals come last:
 //!   listeners, routes, clusters, endpoints.
 //! * A refused response is taken apart; what is refused alone is not sent again, and the last good one stays.
+//! * New content waits while another stream with the same Envoy tries it (`trial.rs`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,15 +23,17 @@ use std::sync::Arc;
 use crds::fleet::Rejection;
 use mesh::ResourceType;
 
-use super::served::{Name, Served, Version, place};
+use super::served::{Entry, Name, Served, place};
+use super::trial::{Answer, Gate};
 use super::wire::{DeltaRequest, DeltaResponse};
 use state::{InFlight, Must, Need, TypeState, names_clusters};
 
+mod holding;
 mod state;
 #[cfg(test)]
 mod tests;
 
-/// Size at which a response is cut. The HTTP/2 stack keeps a buffer of the largest message that a stream ever sent.
+/// Size at which a response is cut: so much is copied and held for a stream while it is written.
 const CUT: usize = 64 * 1024;
 
 /// A client that breaks the protocol so that its stream must end.
@@ -71,6 +74,9 @@ pub struct Outcome {
 pub struct Session {
     served: Arc<Served>,
     types: [TypeState; 4],
+    gate: Gate,
+    /// Whether something waits for another stream's answer.
+    gated: bool,
     nonce: u64,
     /// Clusters that were sent before the client asked for endpoints: those must be sent even if it holds them.
     owed: BTreeSet<Name>,
@@ -79,8 +85,33 @@ pub struct Session {
 impl Session {
     /// A stream that will be served `served`.
     #[must_use]
-    pub fn new(served: Arc<Served>) -> Self {
-        Self { served, types: Default::default(), nonce: 0, owed: BTreeSet::new() }
+    pub fn new(served: Arc<Served>, gate: Gate) -> Self {
+        let types = ResourceType::ALL.map(TypeState::new);
+        Self { served, types, gate, gated: false, nonce: 0, owed: BTreeSet::new() }
+    }
+
+    /// Whether something waits for another stream's answer: to be asked again ([`Session::on_answer`]) when that
+    /// comes, or after the gate's patience.
+    #[must_use]
+    pub fn gated(&self) -> bool {
+        self.gated
+    }
+
+    /// Told when another stream's answer has come.
+    #[must_use]
+    pub fn wake(&self) -> Arc<tokio::sync::Notify> {
+        self.gate.wake()
+    }
+
+    /// How long to wait for another stream's answer.
+    #[must_use]
+    pub fn patience(&self) -> std::time::Duration {
+        self.gate.patience()
+    }
+
+    /// Another stream's answer has come, or has not come for long.
+    pub fn on_answer(&mut self) -> Vec<DeltaResponse> {
+        self.flush()
     }
 
     /// Takes a request.
@@ -95,7 +126,7 @@ impl Session {
         let said = self.verdict(kind, request);
         let state = &mut self.types[place(kind)];
         let first = !state.subscribed;
-        state.subscribe(request, served.of(kind))?;
+        state.subscribe(request, served.of(kind), &mut self.gate)?;
         if first && kind == ResourceType::Endpoint {
             for name in std::mem::take(&mut self.owed)
                 .into_iter()
@@ -136,7 +167,30 @@ impl Session {
     pub fn in_sync(&self) -> bool {
         let started =
             [ResourceType::Cluster, ResourceType::Listener].map(|kind| self.types[place(kind)].subscribed);
-        started == [true, true] && self.types.iter().all(|state| state.idle() && state.refused.is_empty())
+        started == [true, true]
+            && self.types.iter().all(|state| state.idle() && state.refused.is_empty())
+            && self.poisoned().next().is_none()
+    }
+
+    /// What is not sent because another proxy with the same Envoy refused it.
+    fn poisoned(&self) -> impl Iterator<Item = Rejection> + use<'_> {
+        self.gate.poisons().into_iter().filter_map(|(kind, name, version, poison)| {
+            let state = &self.types[place(kind)];
+            let served = self.served.of(kind).get(&name).is_some_and(|entry| entry.version == version);
+            let other =
+                served && state.subscribed && state.wants(&name) && !state.refused.contains_key(&name);
+            other.then(|| Rejection {
+                resource_type: kind.as_str().to_owned(),
+                names: vec![name.to_string()],
+                error: format!("{} (refused by {}, which has the same Envoy)", poison.error, poison.proxy),
+            })
+        })
+    }
+
+    /// Whether nothing is on its way or waits to be sent.
+    #[must_use]
+    pub fn idle(&self) -> bool {
+        self.types.iter().all(TypeState::idle)
     }
 
     /// What the client refused and still has not got a replacement of, one entry per resource.
@@ -151,6 +205,7 @@ impl Session {
                     error: refused.error.clone(),
                 })
             })
+            .chain(self.poisoned())
             .collect()
     }
 
@@ -163,7 +218,7 @@ impl Session {
     /// Number of resources that the client is known to hold, by type in [`ResourceType::ALL`]'s order.
     #[must_use]
     pub fn held(&self) -> [usize; 4] {
-        ResourceType::ALL.map(|kind| self.types[place(kind)].held.len())
+        ResourceType::ALL.map(|kind| self.types[place(kind)].count())
     }
 
     fn verdict(&mut self, kind: ResourceType, request: &DeltaRequest) -> Said {
@@ -177,11 +232,11 @@ impl Session {
         let response = state.in_flight.remove(at);
         match &request.error_detail {
             None => {
-                state.accepted(response);
+                state.accepted(response, &mut self.gate);
                 Said::Accepted(kind)
             }
             Some(error) => {
-                state.rejected(response, &error.message);
+                state.rejected(response, &error.message, &mut self.gate);
                 Said::Refused(kind)
             }
         }
@@ -191,6 +246,7 @@ impl Session {
         let served = self.served.clone();
         let mut responses = Vec::new();
         let mut waiting = false;
+        self.gated = false;
         for kind in ResourceType::ALL {
             waiting |= self.flush_upserts(kind, &served, &mut responses);
         }
@@ -205,6 +261,9 @@ impl Session {
                 self.flush_removals(kind, &served, &mut responses);
             }
         }
+        for state in &mut self.types {
+            state.settle(&served, &self.gate);
+        }
         responses
     }
 
@@ -213,7 +272,7 @@ impl Session {
         let clusters = &self.types[place(ResourceType::Cluster)];
         let clusters_come = kind != ResourceType::Cluster
             && kind != ResourceType::Endpoint
-            && clusters.adds(served.of(ResourceType::Cluster));
+            && clusters.adds(served.of(ResourceType::Cluster), &self.gate);
         let state = &mut self.types[place(kind)];
         if !state.in_flight.is_empty() || state.dirty.is_empty() {
             return kind != ResourceType::Endpoint && !state.dirty.is_empty();
@@ -221,12 +280,12 @@ impl Session {
         let (mut upserts, mut absent, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         let mut blocked = false;
         for (name, must) in std::mem::take(&mut state.dirty) {
-            match state.need(&name, must, served.of(kind)) {
-                Need::Upsert if clusters_come && names_clusters(kind, &name) => {
+            match state.need(&name, must, served.of(kind), &self.gate) {
+                Need::Upsert(_) if clusters_come && names_clusters(kind, &name) => {
                     blocked = true;
                     kept.push((name, must));
                 }
-                Need::Upsert => upserts.push((name, must)),
+                Need::Upsert(entry) => upserts.push((name, must, entry)),
                 Need::Absent => absent.push(name),
                 Need::Removal => kept.push((name, must)),
                 // The version that was refused is no longer what is served, or is held after all.
@@ -237,19 +296,35 @@ impl Session {
             }
         }
         // Half a first set of listeners would let Envoy start its workers without the other half.
-        if blocked && kind == ResourceType::Listener && !state.answered {
-            kept.append(&mut upserts);
+        let whole = kind == ResourceType::Listener && !state.answered;
+        if whole && blocked {
+            kept.extend(upserts.drain(..).map(|(name, must, _)| (name, must)));
         }
-        state.dirty.extend(kept);
-        let upserts: Vec<_> = upserts.into_iter().map(|(name, _)| name).collect();
-        self.send(kind, upserts, absent, served, out);
-        blocked
+        let (mut send, mut waits) = (Vec::new(), Vec::new());
+        for (name, must, entry) in upserts {
+            match self.gate.ask(kind, &entry) {
+                Answer::Send => send.push((name, must, entry)),
+                Answer::Wait => waits.push((name, must)),
+            }
+        }
+        if whole && !waits.is_empty() {
+            waits.extend(send.drain(..).map(|(name, must, _)| (name, must)));
+        }
+        self.gated |= !waits.is_empty();
+        let waiting = blocked || !waits.is_empty();
+        self.types[place(kind)].dirty.extend(kept.into_iter().chain(waits));
+        let send = send.into_iter().map(|(name, _, entry)| (name, entry)).collect();
+        self.send(kind, send, absent, out);
+        waiting
     }
 
     fn flush_removals(&mut self, kind: ResourceType, served: &Served, out: &mut Vec<DeltaResponse>) {
         let quiet = |kind: ResourceType| self.types[place(kind)].idle();
         // A client that refused a listener or route still uses its last good one, and the clusters that this names.
-        let last_good = |kind: ResourceType| !self.types[place(kind)].refused.is_empty();
+        let poisoned: Vec<_> = self.poisoned().map(|rejection| rejection.resource_type).collect();
+        let last_good = |kind: ResourceType| {
+            !self.types[place(kind)].refused.is_empty() || poisoned.iter().any(|other| other == kind.as_str())
+        };
         let may = match kind {
             ResourceType::Listener => true,
             ResourceType::Route => quiet(ResourceType::Listener),
@@ -263,7 +338,9 @@ impl Session {
         if !may || !state.in_flight.is_empty() {
             return;
         }
-        let gone = |name: &Name, must: Must| matches!(state.need(name, must, served.of(kind)), Need::Removal);
+        let gate = &self.gate;
+        let gone =
+            |name: &Name, must: Must| matches!(state.need(name, must, served.of(kind), gate), Need::Removal);
         let removals: Vec<_> = state
             .dirty
             .iter()
@@ -273,16 +350,15 @@ impl Session {
         for name in &removals {
             state.dirty.remove(name);
         }
-        self.send(kind, Vec::new(), removals, served, out);
+        self.send(kind, Vec::new(), removals, out);
     }
 
     /// Cuts what is to be sent into responses.
     fn send(
         &mut self,
         kind: ResourceType,
-        upserts: Vec<Name>,
+        upserts: Vec<(Name, Entry)>,
         removals: Vec<Name>,
-        served: &Served,
         out: &mut Vec<DeltaResponse>,
     ) {
         if kind == ResourceType::Cluster {
@@ -291,10 +367,9 @@ impl Session {
         let state = &self.types[place(kind)];
         let (mut singles, mut batch, mut gone, mut size) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let mut batches = Vec::new();
-        for name in upserts {
-            let Some((name, entry)) = served.of(kind).get_key_value(&name) else { continue };
-            if state.alone.contains(name) {
-                singles.push((vec![(name.clone(), entry.version.clone())], Vec::new()));
+        for (name, entry) in upserts {
+            if state.alone.contains(&name) {
+                singles.push((vec![(name, entry)], Vec::new()));
                 continue;
             }
             if size + entry.body.len() > CUT && !batch.is_empty() {
@@ -302,7 +377,7 @@ impl Session {
                 size = 0;
             }
             size += entry.body.len();
-            batch.push((name.clone(), entry.version.clone()));
+            batch.push((name, entry));
         }
         for name in removals {
             if size + name.len() > CUT {
@@ -322,9 +397,9 @@ impl Session {
 
     /// A cluster that was sent waits in Envoy for its endpoints, which Envoy does not ask for again
     /// (envoyproxy/envoy#47302): without this every change of a cluster takes until its fetch times out.
-    fn endpoints_follow(&mut self, clusters: &[Name]) {
+    fn endpoints_follow(&mut self, clusters: &[(Name, Entry)]) {
         let endpoints = &mut self.types[place(ResourceType::Endpoint)];
-        for name in clusters {
+        for (name, _) in clusters {
             if !endpoints.subscribed {
                 self.owed.insert(name.clone());
             } else if endpoints.wants(name) {
@@ -336,19 +411,14 @@ impl Session {
     fn respond(
         &mut self,
         kind: ResourceType,
-        upserts: Vec<(Name, Version)>,
+        upserts: Vec<(Name, Entry)>,
         removals: Vec<Name>,
     ) -> DeltaResponse {
         self.nonce += 1;
         let nonce = self.nonce.to_string();
-        let entries = self.served.of(kind);
         let response = DeltaResponse {
             system_version_info: self.served.generation.to_string(),
-            resources: upserts
-                .iter()
-                .filter_map(|(name, _)| entries.get(name))
-                .map(|entry| entry.body.clone())
-                .collect(),
+            resources: upserts.iter().map(|(_, entry)| entry.body.clone()).collect(),
             type_url: kind.type_url().to_owned(),
             nonce: nonce.clone(),
             removed_resources: removals.iter().map(|name| name.to_string()).collect(),

@@ -8,9 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use controller::snapshots::Compute;
+use controller::snapshots::Alter;
 use mesh::ResourceType::{Cluster, Endpoint};
-use mesh::{Resource, Snapshot};
+use mesh::{Delta, Resource};
 use prost::Message;
 use serde_json::json;
 use tokio::net::{TcpStream, UnixListener};
@@ -160,25 +160,27 @@ fn bootstrap(
 }
 
 /// What the mesh says, and while the switch is on a cluster that Envoy refuses and one that it takes.
-fn with_switch() -> (Arc<AtomicBool>, Compute) {
+fn with_switch() -> (Arc<AtomicBool>, Alter) {
     let switch = Arc::new(AtomicBool::new(false));
     let on = switch.clone();
-    let compute: Compute = Box::new(move |mesh, audience| {
-        let mut snapshot = mesh::render(&mesh::view(mesh, audience));
-        if on.load(Ordering::SeqCst) {
-            // A connection timeout below zero.
-            add_cluster(&mut snapshot, "bad", -1);
-            add_cluster(&mut snapshot, "good", 1);
-        }
-        snapshot
+    let alter: Alter = Box::new(move |_, delta| {
+        let on = on.load(Ordering::SeqCst);
+        // A connection timeout below zero.
+        set_cluster(delta, "bad", on.then_some(-1));
+        set_cluster(delta, "good", on.then_some(1));
     });
-    (switch, compute)
+    (switch, alter)
 }
 
-fn add_cluster(snapshot: &mut Snapshot, name: &str, seconds: i64) {
+fn set_cluster(delta: &mut Delta, name: &str, seconds: Option<i64>) {
     use envoy_types::pb::envoy::config::cluster::v3::Cluster as Message_;
     use envoy_types::pb::envoy::service::discovery::v3::Resource as Wire;
     use envoy_types::pb::google::protobuf::{Any, Duration};
+    let key = (Cluster, name.into());
+    let Some(seconds) = seconds else {
+        delta.insert(key, None);
+        return;
+    };
     let connect_timeout = Some(Duration { seconds, nanos: 0 });
     let cluster = Message_ { name: name.to_owned(), connect_timeout, ..Message_::default() };
     let any = Any { type_url: Cluster.type_url().to_owned(), value: cluster.encode_to_vec() };
@@ -186,7 +188,7 @@ fn add_cluster(snapshot: &mut Snapshot, name: &str, seconds: i64) {
     let wire =
         Wire { name: name.to_owned(), version: version.clone(), resource: Some(any), ..Wire::default() };
     let resource = Resource { name: name.to_owned(), version, body: wire.encode_to_vec().into() };
-    snapshot.resources.entry(Cluster).or_default().insert(name.to_owned(), resource);
+    delta.insert(key, Some(Arc::new(resource)));
 }
 
 impl Controller {
@@ -206,8 +208,8 @@ impl Controller {
 }
 
 async fn story(version: &str) {
-    let (switch, compute) = with_switch();
-    let controller = Controller::start(shop(), compute).await;
+    let (switch, alter) = with_switch();
+    let controller = Controller::start(shop(), Some(alter)).await;
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::start(&folder.path().join("controller.sock"), &controller);
     let _envoy = Envoy::start(version, folder.path(), &controller, "buyer-1", "buyer");
@@ -276,8 +278,7 @@ async fn newest_envoy_acknowledges_refuses_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_envoy_with_another_identity_gets_nothing() {
-    let (_, compute) = with_switch();
-    let controller = Controller::start(shop(), compute).await;
+    let controller = Controller::start(shop(), None).await;
     let folder = tempfile::tempdir().unwrap();
     let _relay = Relay::start(&folder.path().join("controller.sock"), &controller);
     // The thief's certificate, saying that it is the buyer's pod.
@@ -285,4 +286,45 @@ async fn an_envoy_with_another_identity_gets_nothing() {
     let refused = controller::metrics::Ended { reason: controller::metrics::End::Refused };
     until_true("the stream is refused", || controller.metrics.ended.get_or_create(&refused).get() > 0).await;
     assert_eq!((controller.sent(), controller.proxies.newest().len()), (0, 0));
+}
+
+/// One tries and refuses; the other, with the same Envoy, never gets it, and both keep what they have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_envoy_refuses_no_other_is_given() {
+    let (switch, alter) = with_switch();
+    let mut objects = shop();
+    let other = crate::support::pod_value("buyer-2", "buyer", "buyer");
+    objects.push(serde_json::from_value::<k8s_openapi::api::core::v1::Pod>(other).unwrap().into());
+    let controller = Controller::start(objects, Some(alter)).await;
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let _relays =
+        folders.each_ref().map(|folder| Relay::start(&folder.path().join("controller.sock"), &controller));
+    let pods = ["buyer-1", "buyer-2"];
+    let _envoys: Vec<_> = std::iter::zip(&folders, pods)
+        .map(|(folder, pod)| Envoy::start("1.40.0", folder.path(), &controller, pod, "buyer"))
+        .collect();
+    until_true("both are in sync", || controller.proxies.newest().len() == 2 && controller.in_sync()).await;
+    let held: Vec<_> = controller.proxies.newest().iter().map(|proxy| proxy.status.lock().held[0]).collect();
+
+    switch.store(true, Ordering::SeqCst);
+    refresh(&controller, "on").await;
+    until_true("both are told of it", || controller.rejected() == ["bad", "bad"]).await;
+    until_true("the good cluster is in place at both", || {
+        let all = controller.proxies.newest();
+        std::iter::zip(all, &held).all(|(proxy, held)| proxy.status.lock().held[0] == held + 1)
+    })
+    .await;
+    // Together with its neighbour, then alone: by the same one.
+    assert_eq!(controller.nacks(), 2);
+    let problems = controller.fleet().report().problems;
+    let told: Vec<_> = problems.iter().filter(|problem| problem.reason == "RejectedByEnvoy").collect();
+    assert!(
+        told.len() == 1 && told[0].kind == "MeshConfig" && told[0].message.contains("duration"),
+        "{problems:?}"
+    );
+
+    switch.store(false, Ordering::SeqCst);
+    refresh(&controller, "off").await;
+    until_true("all is well again", || controller.in_sync() && controller.rejected().is_empty()).await;
+    assert!(controller.fleet().report().problems.iter().all(|problem| problem.reason != "RejectedByEnvoy"));
 }

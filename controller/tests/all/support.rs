@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use controller::certificates::authority::{Authority, Subject};
+use controller::certificates::holdings::Holdings;
 use controller::daemon::{Options, empty_mesh};
-use controller::fleet::Proxies;
+use controller::fleet::{Fleet, Proxies};
 use controller::metrics::Metrics;
-use controller::snapshots::{Compute, Input, Snapshots};
+use controller::snapshots::{Alter, Input, Snapshots};
 use controller::xds::server::{Ads, Limits, router};
 use mesh::{Object, ResourceType};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
@@ -80,7 +81,7 @@ pub struct Controller {
 }
 
 impl Controller {
-    pub async fn start(objects: Vec<Object>, compute: Compute) -> Self {
+    pub async fn start(objects: Vec<Object>, alter: Option<Alter>) -> Self {
         runtime::install_default();
         let (certificate, key) = root();
         let authority = Authority::parse(&certificate, &key).unwrap();
@@ -92,7 +93,7 @@ impl Controller {
         identity.certificate.set(&chain, key).unwrap();
         let metrics = Metrics::default();
         let snapshots =
-            Snapshots::start_with(empty_mesh(&options()).unwrap(), metrics.clone(), compute).unwrap();
+            Snapshots::start_with(empty_mesh(&options()).unwrap(), metrics.clone(), alter).unwrap();
         for object in objects {
             snapshots.send(Input::Apply(Box::new(object))).await;
         }
@@ -101,6 +102,7 @@ impl Controller {
         let ads = Ads {
             snapshots: snapshots.clone(),
             proxies: proxies.clone(),
+            canaries: Arc::default(),
             metrics: metrics.clone(),
             stopping: shutdown.stopping.clone(),
             limits: Limits::default(),
@@ -124,6 +126,19 @@ impl Controller {
     pub fn nacks(&self) -> u64 {
         let all = ResourceType::ALL.iter();
         all.map(|kind| self.metrics.nacks.get_or_create(&Metrics::per(*kind)).get()).sum()
+    }
+
+    /// What the operator is told.
+    pub fn fleet(&self) -> Fleet {
+        Fleet {
+            snapshots: self.snapshots.clone(),
+            proxies: self.proxies.clone(),
+            replica: "controller-1".to_owned(),
+            version: "0.1.0".to_owned(),
+            control_plane: "meshwright-system".to_owned(),
+            authority: Arc::default(),
+            holdings: Holdings::default(),
+        }
     }
 
     /// Resources sent since the start.

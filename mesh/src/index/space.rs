@@ -18,6 +18,8 @@ pub(crate) struct Space {
     /// Service to the pods that its selector picks, or that its slices name when it has none. Kept up to date by the
     /// setters.
     pub(crate) behind: BTreeMap<String, BTreeSet<String>>,
+    /// Pod to the services that it is behind: the same, the other way round.
+    fronts: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Space {
@@ -27,6 +29,32 @@ impl Space {
 
     pub(crate) fn is_behind(&self, service: &str, pod: &str) -> bool {
         self.behind.get(service).is_some_and(|pods| pods.contains(pod))
+    }
+
+    /// The services that a pod is behind, by name.
+    pub(crate) fn fronts(&self, pod: &str) -> impl Iterator<Item = &ServicePart> {
+        let names = self.fronts.get(pod).into_iter().flatten();
+        names.filter_map(|name| self.services.get(name))
+    }
+
+    /// Says which pods are behind a service; returns those that were.
+    fn set_behind(&mut self, service: &str, pods: Option<BTreeSet<String>>) -> Option<BTreeSet<String>> {
+        let old = self.behind.remove(service);
+        for pod in old.iter().flatten() {
+            if let Some(services) = self.fronts.get_mut(pod) {
+                services.remove(service);
+                if services.is_empty() {
+                    self.fronts.remove(pod);
+                }
+            }
+        }
+        if let Some(pods) = pods {
+            for pod in &pods {
+                self.fronts.entry(pod.clone()).or_default().insert(service.to_owned());
+            }
+            self.behind.insert(service.to_owned(), pods);
+        }
+        old
     }
 
     /// The slices of a service.
@@ -49,8 +77,10 @@ impl Space {
             }
             if picked && !was {
                 self.behind.entry(service.clone()).or_default().insert(name.to_owned());
+                self.fronts.entry(name.to_owned()).or_default().insert(service.clone());
             } else if was && !picked {
                 self.behind.entry(service.clone()).or_default().remove(name);
+                self.fronts.entry(name.to_owned()).or_default().remove(service);
             }
         }
         match part {
@@ -73,7 +103,7 @@ impl Space {
         let endpoints = self.slices_of(service).flat_map(|slice| &slice.endpoints);
         let pods: BTreeSet<_> =
             endpoints.filter_map(|endpoint| self.pod_of(endpoint)).map(|(name, _)| name.to_owned()).collect();
-        let was = self.behind.insert(service.to_owned(), pods);
+        let was = self.set_behind(service, Some(pods));
         was.as_ref() != self.behind.get(service)
     }
 
@@ -110,12 +140,13 @@ impl Space {
                     self.list(name);
                 } else {
                     let picked = self.pods.iter().filter(|(_, pod)| picks(&part.selector, &pod.labels));
-                    self.behind.insert(name.to_owned(), picked.map(|(pod, _)| pod.clone()).collect());
+                    let picked = picked.map(|(pod, _)| pod.clone()).collect();
+                    self.set_behind(name, Some(picked));
                 }
                 self.services.insert(name.to_owned(), part);
             }
             None => {
-                self.behind.remove(name);
+                self.set_behind(name, None);
                 self.services.remove(name);
             }
         }

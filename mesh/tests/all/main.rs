@@ -3,6 +3,7 @@
 // Literals read better without a & before each.
 #![allow(clippy::needless_pass_by_value)]
 
+mod authors;
 mod decide;
 mod envoy;
 mod hostile;

@@ -1,27 +1,34 @@
-//! The real controller server in a process of its own, so that its memory is its own. It is told what to do on
-//! standard input, one word a line, and answers with one JSON object a line.
+//! A server in a process of its own, so that its memory and processor time are its own: the real controller's
+//! (`ours.rs`), or one that sends as many bytes and knows no mesh (`bare.rs`). It is told what to do on standard
+//! input, one word a line, and answers with one JSON object a line.
 
 use std::io::{BufRead, Write};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use axum::Router;
 use controller::certificates::authority::{Authority, Subject};
-use controller::fleet::Proxies;
-use controller::metrics::Metrics;
-use controller::snapshots::{Input, Snapshots};
-use controller::xds::server::{Ads, Limits, router};
-use mesh::{Mesh, ResourceType};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
 use runtime::certificates::Identity;
 use runtime::shutdown::Shutdown;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
-use crate::world;
+use crate::bare::Bare;
+use crate::ours::Ours;
+use crate::world::World;
 
 /// A round that takes longer is given up.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// Which server.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The controller's.
+    Ours,
+    /// The same bytes over the same transport, and nothing else.
+    Bare,
+}
 
 /// What the clients need to know, and the numbers.
 #[derive(Serialize, Deserialize, Debug)]
@@ -35,32 +42,83 @@ pub enum Answer {
         /// PEM.
         key: String,
     },
-    /// All clients hold everything.
-    Synced,
+    /// It is so now.
+    Done,
     /// How it stands.
-    Facts {
-        /// Bytes of memory.
-        rss: u64,
-        /// Bytes of responses so far.
-        bytes: u64,
-        /// Processor time so far, microseconds.
-        cpu: u64,
+    Facts(Facts),
+    /// One change, from the index to the last acknowledgement.
+    Round {
+        /// Microseconds.
+        time: u64,
+        /// Clients that got it.
+        clients: usize,
     },
-    /// One change, from the index to the last acknowledgement, microseconds.
-    Round(u64),
     /// It did not end in time.
     Late,
 }
 
+/// How a server stands.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, Default)]
+pub struct Facts {
+    /// Bytes of memory.
+    pub rss: u64,
+    /// The most that it ever was.
+    pub peak: u64,
+    /// Bytes of responses so far.
+    pub bytes: u64,
+    /// Resources sent so far.
+    pub resources: u64,
+    /// Processor time so far, microseconds.
+    pub cpu: u64,
+}
+
+/// A change that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Of the endpoints of one service.
+    Endpoints,
+    /// Of a TrafficSplit that everybody's configuration depends on.
+    Policy,
+}
+
+/// What both servers can do.
+pub trait Serve: Send + Sync {
+    /// Whether all clients are connected and hold everything.
+    fn synced(&self) -> bool;
+    /// Whether no client is connected.
+    fn empty(&self) -> bool;
+    /// Makes a change; returns how many clients get it.
+    fn change(&self, change: Change, round: usize) -> impl Future<Output = anyhow::Result<usize>> + Send;
+    /// Acknowledgements of such changes so far.
+    fn acks(&self, change: Change) -> u64;
+    /// Bytes and resources sent so far.
+    fn sent(&self) -> (u64, u64);
+}
+
 /// Serves until standard input ends.
-pub fn run(clients: usize, services: usize) -> anyhow::Result<()> {
+pub fn run(kind: Kind, world: World) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let server = runtime.block_on(Server::start(clients, services))?;
-    for line in std::io::stdin().lock().lines() {
+    match kind {
+        Kind::Ours => {
+            let (server, router) = runtime.block_on(Ours::start(world))?;
+            obey(&runtime, &server, router)
+        }
+        Kind::Bare => {
+            let (server, router) = Bare::start(world)?;
+            obey(&runtime, &server, router)
+        }
+    }
+}
+
+fn obey(runtime: &tokio::runtime::Runtime, server: &impl Serve, router: Router) -> anyhow::Result<()> {
+    runtime.block_on(listen(router))?;
+    for (round, line) in std::io::stdin().lock().lines().enumerate() {
         let answer = match line?.as_str() {
-            "sync" => runtime.block_on(server.synced(clients)),
-            "change" => runtime.block_on(server.round(clients, services))?,
-            _ => server.facts()?,
+            "sync" => runtime.block_on(wait(|| server.synced())),
+            "empty" => runtime.block_on(wait(|| server.empty())),
+            "endpoints" => runtime.block_on(measure(server, Change::Endpoints, round))?,
+            "policy" => runtime.block_on(measure(server, Change::Policy, round))?,
+            _ => facts(server)?,
         };
         say(&answer)?;
     }
@@ -73,83 +131,58 @@ fn say(answer: &Answer) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-struct Server {
-    snapshots: Snapshots,
-    proxies: Arc<Proxies>,
-    metrics: Metrics,
-    rounds: std::sync::atomic::AtomicUsize,
+async fn listen(router: Router) -> anyhow::Result<()> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::days(1);
+    let (root, key) = (params.self_signed(&key)?.pem(), key.serialize_pem());
+    let authority = Authority::parse(&root, &key)?;
+    let identity = Identity::default();
+    identity.roots.set(&root)?;
+    let (chain, own) = leaf(&authority, "spiffe://cluster.local/ns/meshwright-system/sa/controller")?;
+    let own = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.serialize_der()));
+    identity.certificate.set(&chain, own)?;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?.to_string();
+    let (tls, shutdown) = (runtime::tls::Metrics::default(), Shutdown::default());
+    tokio::spawn(runtime::tls::serve(listener, identity.server_config()?, router, tls, shutdown));
+    say(&Answer::Listening { address, root, key })
 }
 
-impl Server {
-    async fn start(clients: usize, services: usize) -> anyhow::Result<Self> {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.not_after = time::OffsetDateTime::now_utc() + time::Duration::days(1);
-        let (root, key) = (params.self_signed(&key)?.pem(), key.serialize_pem());
-        let authority = Authority::parse(&root, &key)?;
-        let identity = Identity::default();
-        identity.roots.set(&root)?;
-        let (chain, own) = leaf(&authority, "spiffe://cluster.local/ns/meshwright-system/sa/controller")?;
-        let own = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.serialize_der()));
-        identity.certificate.set(&chain, own)?;
+async fn wait(is: impl Fn() -> bool) -> Answer {
+    if until(Duration::from_millis(5), is).await { Answer::Done } else { Answer::Late }
+}
 
-        let metrics = Metrics::default();
-        let snapshots = Snapshots::start(Mesh::new(world::settings()?), metrics.clone())?;
-        for object in world::objects(clients, services)? {
-            snapshots.send(Input::Apply(Box::new(object))).await;
-        }
-        snapshots.send(Input::Synced).await;
-        let (proxies, shutdown) = (Arc::new(Proxies::default()), Shutdown::default());
-        let ads = Ads {
-            snapshots: snapshots.clone(),
-            proxies: proxies.clone(),
-            metrics: metrics.clone(),
-            stopping: shutdown.stopping.clone(),
-            limits: Limits::default(),
-        };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?.to_string();
-        let tls = runtime::tls::Metrics::default();
-        tokio::spawn(runtime::tls::serve(listener, identity.server_config()?, router(ads), tls, shutdown));
-        say(&Answer::Listening { address, root, key })?;
-        Ok(Self { snapshots, proxies, metrics, rounds: 0.into() })
-    }
+async fn measure(server: &impl Serve, change: Change, round: usize) -> anyhow::Result<Answer> {
+    let before = server.acks(change);
+    let start = Instant::now();
+    let clients = server.change(change, round).await?;
+    let goal = before + clients as u64;
+    let in_time = until(Duration::from_micros(200), || server.acks(change) >= goal).await;
+    let time = u64::try_from(start.elapsed().as_micros())?;
+    Ok(if in_time { Answer::Round { time, clients } } else { Answer::Late })
+}
 
-    async fn synced(&self, clients: usize) -> Answer {
-        let all = || {
-            let newest = self.proxies.newest();
-            newest.len() == clients && newest.iter().all(|proxy| proxy.status.lock().in_sync)
-        };
-        if until(Duration::from_millis(5), all).await { Answer::Synced } else { Answer::Late }
-    }
-
-    async fn round(&self, clients: usize, services: usize) -> anyhow::Result<Answer> {
-        let round = self.rounds.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-        let acks = self.metrics.acks.get_or_create(&Metrics::per(ResourceType::Endpoint)).clone();
-        let goal = acks.get() + clients as u64;
-        let object = world::slice(round % services, round)?;
-        let start = Instant::now();
-        self.snapshots.send(Input::Apply(Box::new(object))).await;
-        let in_time = until(Duration::from_micros(200), || acks.get() >= goal).await;
-        let taken = u64::try_from(start.elapsed().as_micros())?;
-        Ok(if in_time { Answer::Round(taken) } else { Answer::Late })
-    }
-
-    fn facts(&self) -> anyhow::Result<Answer> {
-        let statm = std::fs::read_to_string("/proc/self/statm")?;
-        let pages: u64 = statm.split_whitespace().nth(1).context("statm")?.parse()?;
-        let stat = std::fs::read_to_string("/proc/self/stat")?;
-        let fields: Vec<_> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
-        let ticks = |n: usize| fields.get(n).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
-        // Linux: pages of 4 kB, clock ticks of 10 ms.
-        Ok(Answer::Facts {
-            rss: pages * 4096,
-            bytes: self.metrics.bytes.get(),
-            cpu: (ticks(11) + ticks(12)) * 10_000,
-        })
-    }
+fn facts(server: &impl Serve) -> anyhow::Result<Answer> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let kilobytes = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).context("/proc/self/status")
+    };
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<_> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
+    let ticks = |n: usize| fields.get(n).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
+    let (bytes, resources) = server.sent();
+    // Linux: clock ticks of 10 ms.
+    Ok(Answer::Facts(Facts {
+        rss: kilobytes("VmRSS:")? * 1024,
+        peak: kilobytes("VmHWM:")? * 1024,
+        bytes,
+        resources,
+        cpu: (ticks(11) + ticks(12)) * 10_000,
+    }))
 }
 
 async fn until(pause: Duration, is: impl Fn() -> bool) -> bool {

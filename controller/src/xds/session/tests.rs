@@ -1,31 +1,38 @@
 //! Scripted streams: each rule of the session, and each case that is known to have broken other servers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::*;
 use crate::xds::served::Pool;
+use crate::xds::trial::Canaries;
 use crate::xds::wire::Status;
 use bytes::Bytes;
 use mesh::ResourceType::{Cluster, Endpoint, Listener, Route};
-use mesh::{Resource, Snapshot};
+use mesh::{Delta, Resource};
+
+mod canary;
 
 /// A control plane and one client, in a few words each.
 struct Script {
-    pool: Pool,
+    pool: Arc<parking_lot::Mutex<Pool>>,
     served: Arc<Served>,
     session: Session,
 }
 
 type Say<'a> = &'a [(ResourceType, &'a str, &'a str)];
 
-fn snapshot(resources: Say<'_>) -> Snapshot {
-    let mut snapshot = Snapshot::default();
+/// From what was served to these resources.
+fn delta(served: &Served, resources: Say<'_>) -> Delta {
+    let held =
+        ResourceType::ALL.into_iter().flat_map(|kind| served.of(kind).keys().map(move |name| (kind, name)));
+    let mut delta: Delta = held.map(|(kind, name)| ((kind, name.clone()), None)).collect();
     for (kind, name, version) in resources {
         let body = Bytes::from(format!("{name}={version}"));
         let resource = Resource { name: (*name).to_owned(), version: (*version).to_owned(), body };
-        snapshot.resources.entry(*kind).or_default().insert((*name).to_owned(), resource);
+        delta.insert((*kind, (*name).into()), Some(Arc::new(resource)));
     }
-    snapshot
+    delta
 }
 
 fn request(kind: ResourceType, names: &[&str]) -> DeltaRequest {
@@ -60,13 +67,24 @@ fn shown(responses: &[DeltaResponse]) -> Vec<String> {
 
 impl Script {
     fn new(resources: Say<'_>) -> Self {
-        let mut pool = Pool::default();
-        let served = Arc::new(Served::first(snapshot(resources), &mut pool));
-        Self { pool, served: served.clone(), session: Session::new(served) }
+        Self::with(&Arc::new(Canaries::new(Duration::MAX)), "1.0.0", &Arc::default(), resources)
+    }
+
+    /// One stream of several to one replica.
+    fn with(
+        canaries: &Arc<Canaries>,
+        envoy: &str,
+        pool: &Arc<parking_lot::Mutex<Pool>>,
+        resources: Say<'_>,
+    ) -> Self {
+        let served = Arc::new(Served::first(delta(&Served::default(), resources), &mut pool.lock()));
+        let session = Session::new(served.clone(), canaries.gate(envoy, "shop/pod"));
+        Self { pool: pool.clone(), served, session }
     }
 
     fn serve(&mut self, resources: Say<'_>) -> Vec<DeltaResponse> {
-        let next = self.served.next(snapshot(resources), &mut self.pool).expect("something must differ");
+        let next = self.served.next(delta(&self.served, resources), &mut self.pool.lock());
+        let next = next.expect("something must differ");
         self.served = Arc::new(next);
         self.session.on_snapshot(self.served.clone())
     }
@@ -381,14 +399,13 @@ fn clusters_of_the_last_good_route_stay_while_the_new_one_is_refused() {
 #[test]
 fn responses_are_cut_and_all_of_them_must_be_acknowledged() {
     let names: Vec<String> = (0..40).map(|n| format!("{n:04}-{}", "x".repeat(4000))).collect();
-    let mut snapshot = Snapshot::default();
-    let entries = snapshot.resources.entry(Cluster).or_default();
-    for name in &names {
+    let resource = |name: &String| {
         let body = Bytes::from(name.clone());
-        entries.insert(name.clone(), Resource { name: name.clone(), version: "1".to_owned(), body });
-    }
-    let served = Arc::new(Served::first(snapshot, &mut Pool::default()));
-    let mut session = Session::new(served);
+        Arc::new(Resource { name: name.clone(), version: "1".to_owned(), body })
+    };
+    let all = names.iter().map(|name| ((Cluster, name.as_str().into()), Some(resource(name))));
+    let served = Arc::new(Served::first(all.collect(), &mut Pool::default()));
+    let mut session = Session::new(served, Arc::new(Canaries::default()).gate("1.0.0", "shop/pod"));
     let responses = session.on_request(&request(Cluster, &[])).unwrap().responses;
     let sizes: Vec<usize> = responses.iter().map(|r| r.resources.iter().map(Bytes::len).sum()).collect();
     assert!(sizes.len() == 3 && sizes.iter().all(|size| *size <= CUT), "{sizes:?}");
@@ -416,7 +433,8 @@ fn another_audience_is_a_difference_like_any_other() {
     let mut script = Script::new(&[(Cluster, "a", "1"), (Cluster, "b", "1")]);
     let responses = script.ask(&request(Cluster, &[]));
     script.settle(responses);
-    let other = Served::first(snapshot(&[(Cluster, "b", "1"), (Cluster, "c", "1")]), &mut script.pool);
+    let other = delta(&Served::default(), &[(Cluster, "b", "1"), (Cluster, "c", "1")]);
+    let other = Served::first(other, &mut script.pool.lock());
     let sent = script.session.on_snapshot(Arc::new(other));
     assert_eq!(script.settle(sent), ["Cluster +c=1", "Cluster -a"]);
 }
@@ -468,7 +486,8 @@ mod any_client {
         fn converges(states in prop::collection::vec((any_snapshot(), any::<u8>()), 1..8)) {
             let mut pool = Pool::default();
             let mut served = Arc::new(Served::default());
-            let mut session = Session::new(served.clone());
+            let gate = Arc::new(Canaries::default()).gate("1.0.0", "shop/pod");
+            let mut session = Session::new(served.clone(), gate);
             let mut held: BTreeMap<(String, String), String> = BTreeMap::new();
             let mut queue = std::collections::VecDeque::new();
             for kind in ResourceType::ALL {
@@ -487,7 +506,7 @@ mod any_client {
                 }
             };
             for (state, acks) in &states {
-                if let Some(next) = served.next(snapshot(state), &mut pool) {
+                if let Some(next) = served.next(delta(&served, state), &mut pool) {
                     served = Arc::new(next);
                     queue.extend(session.on_snapshot(served.clone()));
                 }

@@ -1,0 +1,127 @@
+//! What a client is known to hold and is subscribed to, small: once a client holds what is served, that is all there
+//! is to remember, and it is the same for every stream of the audience.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::xds::served::{Entries, Entry, Name, Names, Version};
+
+/// Differences that are not worth looking for a common ground.
+const FEW: usize = 16;
+
+/// The names that a client is subscribed to: a shared set, but for some.
+#[derive(Debug, Default)]
+pub(super) struct Subscribed {
+    base: Arc<Names>,
+    but: BTreeMap<Name, bool>,
+    /// How many differences there were when sharing was last in vain.
+    vain: usize,
+}
+
+impl Subscribed {
+    pub fn contains(&self, name: &str) -> bool {
+        self.but.get(name).copied().unwrap_or_else(|| self.base.contains(name))
+    }
+
+    pub fn insert(&mut self, name: Name) {
+        self.but.insert(name, true);
+    }
+
+    pub fn remove(&mut self, name: &Name) {
+        self.but.insert(name.clone(), false);
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Name> {
+        let base = self.base.iter().filter(|name| !self.but.contains_key(*name));
+        base.chain(self.but.iter().filter(|(_, yes)| **yes).map(|(name, _)| name))
+    }
+
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether it is a shared set of so many names.
+    pub fn is(&self, count: usize) -> bool {
+        self.but.is_empty() && self.base.len() == count
+    }
+
+    /// At most so many, without counting.
+    pub fn at_most(&self) -> usize {
+        self.base.len() + self.but.len()
+    }
+
+    /// Shares the set of what is served if it is the same, and the memory of every other stream for which it is.
+    pub fn share(&mut self, served: &Arc<Names>) {
+        if self.but.len() <= FEW || self.but.len() == self.vain {
+            return;
+        }
+        if self.len() == served.len() && self.iter().all(|name| served.contains(name)) {
+            *self = Self { base: served.clone(), ..Self::default() };
+        } else {
+            self.vain = self.but.len();
+        }
+    }
+}
+
+/// A version that a client holds, and its content where it is known: after a reconnect the client may hold what this
+/// replica never had.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub version: Version,
+    pub entry: Option<Entry>,
+}
+
+impl From<Entry> for Held {
+    fn from(entry: Entry) -> Self {
+        Self { version: entry.version.clone(), entry: Some(entry) }
+    }
+}
+
+/// What a client is known to hold: what was served at some time, but for some names. Names that it is not subscribed
+/// to do not count; whoever asks must know that.
+#[derive(Debug, Default)]
+pub(super) struct Holding {
+    base: Arc<Entries>,
+    but: BTreeMap<Name, Option<Held>>,
+}
+
+impl Holding {
+    pub fn version(&self, name: &str) -> Option<&Version> {
+        match self.but.get(name) {
+            Some(held) => held.as_ref().map(|held| &held.version),
+            None => self.base.get(name).map(|entry| &entry.version),
+        }
+    }
+
+    /// The content of what is held.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        match self.but.get(name) {
+            Some(held) => held.as_ref().and_then(|held| held.entry.as_ref()),
+            None => self.base.get(name),
+        }
+    }
+
+    pub fn insert(&mut self, name: Name, held: Held) {
+        self.but.insert(name, Some(held));
+    }
+
+    pub fn remove(&mut self, name: Name) {
+        self.but.insert(name, None);
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        let base = self.base.keys().filter(|name| !self.but.contains_key(*name));
+        base.chain(self.but.iter().filter(|(_, held)| held.is_some()).map(|(name, _)| name))
+    }
+
+    /// How many names are held, if every one that was served is wanted.
+    pub fn len(&self) -> usize {
+        if self.but.is_empty() { self.base.len() } else { self.names().count() }
+    }
+
+    /// The client holds all that it wants of what is served, and nothing else.
+    pub fn all_of(&mut self, served: &Arc<Entries>) {
+        self.base = served.clone();
+        self.but.clear();
+    }
+}

@@ -1,0 +1,78 @@
+//! The controller's server, with a mesh that is filled by hand.
+
+use std::sync::Arc;
+
+use axum::Router;
+use controller::fleet::Proxies;
+use controller::metrics::Metrics;
+use controller::snapshots::{Input, Snapshots};
+use controller::xds::server::{Ads, Limits, router};
+use mesh::{Mesh, ResourceType};
+use tokio_util::sync::CancellationToken;
+
+use crate::server::{Change, Serve};
+use crate::world::{self, World};
+
+/// See the module.
+pub struct Ours {
+    world: World,
+    snapshots: Snapshots,
+    proxies: Arc<Proxies>,
+    metrics: Metrics,
+}
+
+impl Ours {
+    /// Fills the mesh.
+    pub async fn start(world: World) -> anyhow::Result<(Self, Router)> {
+        let metrics = Metrics::default();
+        let snapshots = Snapshots::start(Mesh::new(world.settings()?), metrics.clone())?;
+        for object in world.objects()? {
+            snapshots.send(Input::Apply(Box::new(object))).await;
+        }
+        snapshots.send(Input::Synced).await;
+        let proxies = Arc::new(Proxies::default());
+        let ads = Ads {
+            snapshots: snapshots.clone(),
+            proxies: proxies.clone(),
+            canaries: Arc::default(),
+            metrics: metrics.clone(),
+            stopping: CancellationToken::new(),
+            limits: Limits::default(),
+        };
+        Ok((Self { world, snapshots, proxies, metrics }, router(ads)))
+    }
+}
+
+impl Serve for Ours {
+    fn synced(&self) -> bool {
+        let newest = self.proxies.newest();
+        newest.len() == self.world.clients && newest.iter().all(|proxy| proxy.status.lock().in_sync)
+    }
+
+    fn empty(&self) -> bool {
+        self.proxies.newest().is_empty()
+    }
+
+    async fn change(&self, change: Change, round: usize) -> anyhow::Result<usize> {
+        let service = self.world.changing(round);
+        let (object, clients) = match change {
+            Change::Endpoints => (world::slice(service, round + 1)?, self.world.callers(service)),
+            Change::Policy => (world::split(round + 1)?, self.world.clients),
+        };
+        self.snapshots.send(Input::Apply(Box::new(object))).await;
+        Ok(clients)
+    }
+
+    fn acks(&self, change: Change) -> u64 {
+        let kind = match change {
+            Change::Endpoints => ResourceType::Endpoint,
+            Change::Policy => ResourceType::Route,
+        };
+        self.metrics.acks.get_or_create(&Metrics::per(kind)).get()
+    }
+
+    fn sent(&self) -> (u64, u64) {
+        let of = |kind: &ResourceType| self.metrics.sent.get_or_create(&Metrics::per(*kind)).get();
+        (self.metrics.bytes.get(), ResourceType::ALL.iter().map(of).sum())
+    }
+}
