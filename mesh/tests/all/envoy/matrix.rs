@@ -16,8 +16,10 @@ use crate::world::{mesh_of, namespace, pod_of, pod_value, policy_with, settings}
 const WORKLOADS: u8 = 12;
 /// Declared HTTP, declared bytes, and a port that says nothing.
 const PORTS: [(&str, u16, u16); 3] = [("http", 80, 8080), ("tcp", 5432, 5432), ("", 90, 9090)];
+/// Method, path and headers.
+type Asked = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 /// Paths, and a header that some rules ask for.
-const REQUESTS: [(&str, &str, &[(&str, &str)]); 4] =
+const REQUESTS: [Asked; 4] =
     [("GET", "/a", &[]), ("GET", "/a/x", &[("x-v", "12")]), ("POST", "/b?q=1", &[]), ("DELETE", "/z", &[])];
 
 /// Numbers that are the same in every run (xorshift).
