@@ -1,5 +1,6 @@
 //! Connection managers and the matching of requests.
 
+use envoy_types::pb::envoy::config::accesslog::v3 as accesslog;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as listener;
 use envoy_types::pb::envoy::config::route::v3 as route;
@@ -15,6 +16,11 @@ use crate::ingest::HttpMatch;
 
 /// Name of the filter by which per-route configuration refers to it.
 pub(super) const RBAC: &str = "envoy.filters.http.rbac";
+
+/// Header by which a server's sidecar tells the caller's that the application cannot have seen the request: its
+/// connection was refused. That happens when a pod ends and a caller has not heard of it yet. The caller's sidecar
+/// then asks another pod, whatever the method. It never leaves the mesh: neither application sees it or can set it.
+pub(super) const UNDELIVERED: &str = "x-meshwright-undelivered";
 
 /// A connection manager that is transparent to applications: no time limits of its own, no header that the
 /// application did not write changed (except the caller's identity), websockets pass.
@@ -53,7 +59,8 @@ pub(super) fn manager(
 }
 
 /// Makes a connection manager the one in front of the application: it says who calls, and it resolves `.` and `..`
-/// in the path before rules are asked, since the application may do so after.
+/// in the path before rules are asked, since the application may do so after. It says when the application could not
+/// be reached.
 pub(super) fn guard(manager: &mut hcm::HttpConnectionManager) {
     use hcm::http_connection_manager::{
         ForwardClientCertDetails, PathWithEscapedSlashesAction, SetCurrentClientCertDetails,
@@ -64,6 +71,24 @@ pub(super) fn guard(manager: &mut hcm::HttpConnectionManager) {
     manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
     manager.set_current_client_cert_details =
         Some(SetCurrentClientCertDetails { uri: true, ..Default::default() });
+    manager.local_reply_config =
+        Some(hcm::LocalReplyConfig { mappers: vec![undelivered()], ..Default::default() });
+}
+
+/// Marks answers that Envoy makes because it could not connect (response flag `UF`).
+fn undelivered() -> hcm::ResponseMapper {
+    let refused = accesslog::ResponseFlagFilter { flags: vec!["UF".to_owned()] };
+    let header =
+        core::HeaderValue { key: UNDELIVERED.to_owned(), value: "true".to_owned(), ..Default::default() };
+    hcm::ResponseMapper {
+        filter: Some(accesslog::AccessLogFilter {
+            filter_specifier: Some(accesslog::access_log_filter::FilterSpecifier::ResponseFlagFilter(
+                refused,
+            )),
+        }),
+        headers_to_add: vec![core::HeaderValueOption { header: Some(header), ..Default::default() }],
+        ..Default::default()
+    }
 }
 
 pub(super) fn network_filter(name: &str, config: Any) -> listener::Filter {
@@ -102,7 +127,7 @@ pub(super) fn header_matchers(one: &HttpMatch) -> Vec<route::HeaderMatcher> {
     method.into_iter().chain(headers).collect()
 }
 
-fn header_matcher(name: &str, text: &str) -> route::HeaderMatcher {
+pub(super) fn header_matcher(name: &str, text: &str) -> route::HeaderMatcher {
     let value = matcher::StringMatcher {
         match_pattern: Some(matcher::string_matcher::MatchPattern::SafeRegex(regex(text))),
         ..Default::default()
@@ -136,5 +161,10 @@ pub(super) fn routes(name: &str, routes: Vec<route::Route>) -> route::RouteConfi
         routes,
         ..Default::default()
     };
-    route::RouteConfiguration { name: name.to_owned(), virtual_hosts: vec![host], ..Default::default() }
+    route::RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts: vec![host],
+        response_headers_to_remove: vec![UNDELIVERED.to_owned()],
+        ..Default::default()
+    }
 }

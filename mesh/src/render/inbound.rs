@@ -259,12 +259,25 @@ fn port_routes(
 fn to(app: &str, matching: route::RouteMatch) -> route::Route {
     let action = route::RouteAction {
         timeout: seconds(0),
+        retry_policy: Some(again()),
         cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(app.to_owned())),
         ..Default::default()
     };
     route::Route {
         r#match: Some(matching),
         action: Some(route::route::Action::Route(action)),
+        ..Default::default()
+    }
+}
+
+/// A request whose method changes nothing (RFC 9110, 9.2.1) is tried once more when the application closes its
+/// connection instead of answering: it may have been about to close one that it kept, as an application that ends
+/// does, and then never saw the request.
+fn again() -> route::RetryPolicy {
+    route::RetryPolicy {
+        retry_on: "reset".to_owned(),
+        num_retries: number(1),
+        retriable_request_headers: vec![http::header_matcher(":method", "GET|HEAD|OPTIONS")],
         ..Default::default()
     }
 }

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstreams;
 use envoy_types::pb::google::protobuf::Any;
 
 use super::egress::egress;
-use super::http::{http2, manager, manager_filter, route_match, routes};
+use super::http::{UNDELIVERED, header_matcher, http2, manager, manager_filter, route_match, routes};
 use super::listen::{self, closed, everywhere, for_requests};
 use super::tls::Peer;
 use super::upstream::{HTTP_OPTIONS, handle, handle_connections, settle};
@@ -239,8 +239,9 @@ fn action(receivers: Receivers<'_>, to: &Route) -> route::RouteAction {
     route::RouteAction {
         timeout: seconds(0),
         retry_policy: Some(route::RetryPolicy {
-            retry_on: "connect-failure,refused-stream,reset-before-request".to_owned(),
+            retry_on: "connect-failure,refused-stream,reset-before-request,retriable-headers".to_owned(),
             num_retries: number(2),
+            retriable_headers: vec![header_matcher(UNDELIVERED, "true")],
             retry_host_predicate: vec![previous_hosts],
             host_selection_retry_max_attempts: 5,
             ..Default::default()

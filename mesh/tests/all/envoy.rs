@@ -11,6 +11,7 @@ mod matrix;
 mod outside;
 mod protocols;
 mod splits;
+mod undelivered;
 mod upstream;
 
 use crds::mesh_config::{AccessLog, Authorization, Egress, Mtls};

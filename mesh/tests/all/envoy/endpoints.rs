@@ -49,7 +49,7 @@ fn place(block: Block) -> impl Fn(SocketAddr) -> SocketAddr {
 }
 
 /// The mesh, and the buyer's Envoy that follows it.
-struct Stage {
+pub struct Stage {
     version: &'static str,
     block: Block,
     mesh: Mesh,
@@ -72,7 +72,7 @@ impl Running {
 }
 
 impl Stage {
-    fn new(version: &'static str) -> (Self, Envoy, u16) {
+    pub fn new(version: &'static str) -> (Self, Envoy, u16) {
         let mesh = mesh(vec![
             namespace(NS, "demo"),
             pod("buyer-1", "buyer", "buyer"),
@@ -114,7 +114,7 @@ impl Stage {
     }
 
     /// Endpoints as the API server has them now: pod, last part of its address, ready.
-    fn endpoints(&mut self, endpoints: &[(&str, u8, bool)]) {
+    pub fn endpoints(&mut self, endpoints: &[(&str, u8, bool)]) {
         let all: Vec<_> =
             endpoints.iter().map(|(pod, last, ready)| (*pod, format!("10.1.0.{last}"), *ready)).collect();
         let all: Vec<_> = all.iter().map(|(pod, address, ready)| (*pod, address.as_str(), *ready)).collect();
@@ -126,16 +126,22 @@ impl Stage {
     }
 
     fn run(&self, pod: &str, last: u8) -> Running {
+        let (app, calls) = counting_app();
+        let (envoy, secrets) = self.run_before(pod, last, app);
+        Running { calls, _envoy: envoy, _secrets: secrets }
+    }
+
+    /// The sidecar of a pod whose application is at a port of this machine.
+    pub fn run_before(&self, pod: &str, last: u8, app: u16) -> (Envoy, TempDir) {
         let secrets = self.identities.issue(NS, "store");
         let snapshot = self.snapshot(pod, secrets.path());
         let mut config = Config::of(&snapshot).inlined(&snapshot);
         let at = self.block.at(last, 8080);
         config.place_at(&[("inbound".to_owned(), vec![at])].into());
-        let (app, calls) = counting_app();
         config.lead("inbound", app);
         let mut envoy = Envoy::spawn(self.version, &config);
         envoy.until_listening(self.version, at);
-        Running { calls, _envoy: envoy, _secrets: secrets }
+        (envoy, secrets)
     }
 }
 
@@ -189,7 +195,7 @@ impl Drop for Load {
     }
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
         assert!(began.elapsed() < Duration::from_secs(120), "{what}");
