@@ -255,3 +255,22 @@ mod never_panics {
         }
     }
 }
+
+#[test]
+fn what_osm_users_wrote_comes_from_git_unchanged() {
+    let text = include_str!("../../config/samples/osm.yaml");
+    let (bundle, problems) = parse_all(&[("osm.yaml", text)]);
+    assert_eq!(problems, []);
+    let kinds: Vec<_> = bundle.policies.iter().map(|policy| policy.key.kind.name()).collect();
+    assert_eq!(kinds, ["Egress", "IngressBackend", "Retry", "UpstreamTrafficSetting"]);
+    // What the API server returns has the same hash.
+    for policy in &bundle.policies {
+        let spec = serde_json::to_value(&policy.spec).unwrap();
+        assert_eq!(PolicySpec::from_value(policy.key.kind, spec).unwrap().hash(), policy.hash);
+    }
+    let foreign = text.replace("name: curl, namespace: default", "name: curl, namespace: other");
+    let (_, problems) = parse_all(&[("osm.yaml", &foreign)]);
+    let shown: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    assert!(shown.iter().all(|problem| problem.contains("move it to namespace other")), "{shown:?}");
+}

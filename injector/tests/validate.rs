@@ -132,6 +132,19 @@ fn policies_are_judged_as_the_mesh_would() {
     assert!(shapeless.len() == 1 && shapeless[0].starts_with("spec"), "{shapeless:?}");
     let regex = json!({"matches": [{"name": "m", "pathRegex": "("}]});
     assert_eq!(refusals("specs.smi-spec.io", "HTTPRouteGroup", &meta, &regex).len(), 1);
+    let osm = "policy.openservicemesh.io";
+    let egress =
+        json!({"sources": [{"kind": "ServiceAccount", "name": "a", "namespace": "other"}], "ports": []});
+    assert_eq!(refusals(osm, "Egress", &meta, &egress).len(), 1);
+    let everybody =
+        json!({"backends": [{"name": "a", "port": {"number": 80, "protocol": "http"}}], "sources": []});
+    assert_eq!(refusals(osm, "IngressBackend", &meta, &everybody).len(), 1);
+    let retry = json!({
+        "source": {"kind": "ServiceAccount", "name": "a"}, "destinations": [], "retryPolicy": {"retryOn": "often"}
+    });
+    assert_eq!(refusals(osm, "Retry", &meta, &retry).len(), 1);
+    assert_eq!(refusals(osm, "UpstreamTrafficSetting", &meta, &json!({"host": "a.other.svc"})).len(), 1);
+    assert_eq!(refusals(osm, "UpstreamTrafficSetting", &meta, &json!({"host": "a"})), Vec::<String>::new());
     let weights = json!({"service": "s", "backends": [{"service": "a", "weight": -1}]});
     assert_eq!(refusals("split.smi-spec.io", "TrafficSplit", &meta, &weights).len(), 1);
 }

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::H
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::google::protobuf::Any;
 
-use super::http::{manager, manager_filter, route_match};
+use super::http::{manager, manager_filter, resolve_paths, route_match};
 use super::outbound::{base_cluster, original_dst};
 use super::upstream::{HTTP_OPTIONS, as_spoken, settle};
 use super::wire::{Resources, any, no, number, seconds, socket_address};
@@ -170,8 +170,9 @@ fn chains(
     if !open.http.is_empty() {
         let protocols = ["http/1.0", "http/1.1", "h2c"].map(str::to_owned).to_vec();
         let http = listener::FilterChainMatch { application_protocols: protocols, ..at("raw_buffer") };
-        let manager = manager_filter(&manager(context, STAT_PREFIX, &name, None));
-        chains.push(chain(format!("{name}|http"), Some(http), manager));
+        let mut manager = manager(context, STAT_PREFIX, &name, None);
+        resolve_paths(&mut manager);
+        chains.push(chain(format!("{name}|http"), Some(http), manager_filter(&manager)));
         chains.push(chain(format!("{name}|plain"), Some(at("raw_buffer")), pass(bytes.clone())));
     }
     let mut by_target: BTreeMap<&Target, Vec<String>> = BTreeMap::new();

@@ -58,16 +58,20 @@ pub(super) fn manager(
     }
 }
 
+/// Lets rules see a path as whoever gets it may read it.
+pub(super) fn resolve_paths(manager: &mut hcm::HttpConnectionManager) {
+    use hcm::http_connection_manager::PathWithEscapedSlashesAction;
+    manager.normalize_path = yes();
+    // `%2F` and `%5C` let a path look harmless to a rule and not to an application.
+    manager.path_with_escaped_slashes_action = PathWithEscapedSlashesAction::RejectRequest.into();
+}
+
 /// Makes a connection manager the one in front of the application: it says who calls, and it resolves `.` and `..`
 /// in the path before rules are asked, since the application may do so after. It says when the application could not
 /// be reached.
 pub(super) fn guard(manager: &mut hcm::HttpConnectionManager) {
-    use hcm::http_connection_manager::{
-        ForwardClientCertDetails, PathWithEscapedSlashesAction, SetCurrentClientCertDetails,
-    };
-    manager.normalize_path = yes();
-    // `%2F` and `%5C` let a path look harmless to a rule and not to an application.
-    manager.path_with_escaped_slashes_action = PathWithEscapedSlashesAction::RejectRequest.into();
+    use hcm::http_connection_manager::{ForwardClientCertDetails, SetCurrentClientCertDetails};
+    resolve_paths(manager);
     manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
     manager.set_current_client_cert_details =
         Some(SetCurrentClientCertDetails { uri: true, ..Default::default() });

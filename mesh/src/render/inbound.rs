@@ -66,10 +66,11 @@ fn route_name(port: u16) -> String {
     format!("in|{port}")
 }
 
-/// Callers without TLS have their own routes where an IngressBackend speaks of them.
+/// Callers without TLS have their own routes where an IngressBackend speaks of the port: what is true of those with TLS
+/// is not of them.
 fn requests_name(number: u16, port: &InboundPort, hears: Hears) -> String {
     match hears {
-        Hears::Plaintext if !port.ingress.plaintext.is_empty() => format!("{}|plaintext", route_name(number)),
+        Hears::Plaintext if !port.ingress.is_empty() => format!("{}|plaintext", route_name(number)),
         _ => route_name(number),
     }
 }
@@ -195,7 +196,7 @@ enum Hears {
 fn verdicts(context: Context<'_>, inbound: &InboundPort, hears: Hears) -> rbac::Verdicts {
     let permissive = context.view.inbound.mtls == Mtls::Permissive;
     match hears {
-        Hears::Plaintext if !inbound.ingress.plaintext.is_empty() => {
+        Hears::Plaintext if !inbound.ingress.is_empty() => {
             rbac::over_plaintext(context, &inbound.access, &inbound.ingress, permissive)
         }
         _ => rbac::over_tls(context, &inbound.access, &inbound.ingress),

@@ -198,6 +198,12 @@ fn what_is_opened_is_reached_and_nothing_else_and_decide_agrees() {
             let mut config = config(&mesh, &format!("{account}-1"), &secrets);
             let port = virtual_outbound(&mut config);
             let _envoy = Envoy::start(version, &config, port);
+            // A path that is not what it looks like.
+            for trick in ["/get/../secret", "/get/%2e%2e/secret", "/get/..%2fsecret"] {
+                let to = SocketAddr::new("127.0.0.1".parse().unwrap(), at.http);
+                let reached = dial(port, to, Says::Http("GET", "localhost", trick));
+                assert_eq!(reached, None, "{version} {account} {trick}");
+            }
             for (to, number, says, expected) in table(&at) {
                 let to = SocketAddr::new(to.parse().unwrap(), number);
                 let expected = expected.filter(|_| account == "buyer").map(str::to_owned);

@@ -209,6 +209,24 @@ fn allowing_all_opens_nothing_to_strangers() {
     }
 }
 
+/// A port that takes plaintext callers anyway still takes all of them when an IngressBackend speaks of some.
+#[test]
+fn an_ingress_backend_closes_nothing() {
+    for version in VERSIONS {
+        let at = some_ports();
+        let settings = settings_with(Mtls::Permissive, Authorization::AllowAll, Egress::Deny);
+        let mesh = mesh_of(settings, objects(&at));
+        let table: Vec<_> = table(&at)
+            .into_iter()
+            .map(|(who, port, open)| {
+                let open = open || !matches!(who.1, Some((None, _)));
+                (who, port, open)
+            })
+            .collect();
+        get_through(version, &mesh, &at, &table);
+    }
+}
+
 /// Without its IngressBackends the pod is as closed as it was before.
 #[test]
 fn what_is_deleted_is_closed_again() {
