@@ -83,6 +83,10 @@ pub struct HoldingReport {
     pub uid: String,
     /// Goes up with every report of the pod; of two, the higher one counts.
     pub sequence: i64,
+    /// The last word of the operator that it has heard of: it takes no certificate from a controller that obeys an
+    /// older one, so what it says stays true until the next word.
+    #[serde(default)]
+    pub serial: i64,
     /// SHA-256 of every root that it trusts, sorted.
     pub roots: Vec<String>,
     /// SHA-256 of the root behind its certificate.

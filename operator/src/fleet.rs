@@ -59,6 +59,8 @@ pub struct Holding {
     pub roots: Vec<String>,
     /// SHA-256 of the root of its certificate.
     pub issuer: String,
+    /// The last word of the operator that it has heard of.
+    pub serial: i64,
 }
 
 impl FleetView {
@@ -93,8 +95,9 @@ impl FleetView {
                 }
             }
         }
-        let kept =
-            |(key, word): (_, HoldingReport)| (key, Holding { roots: word.roots, issuer: word.issuer });
+        let kept = |(key, word): (_, HoldingReport)| {
+            (key, Holding { roots: word.roots, issuer: word.issuer, serial: word.serial })
+        };
         view.holdings = words.into_iter().map(kept).collect();
         view.problems.sort();
         view.problems.dedup();

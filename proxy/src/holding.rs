@@ -108,7 +108,7 @@ pub async fn report(
     held: &Held,
     sequence: i64,
 ) -> Result<Wanted, CertificateError> {
-    let body = serde_json::json!({ "roots": held.roots, "issuer": held.issuer, "sequence": sequence });
+    let body = serde_json::json!({ "roots": held.roots, "issuer": held.issuer, "serial": held.serial, "sequence": sequence });
     let request = request("/v1/holdings", "application/json", controller, token(files)?, body.to_string())?;
     let answer = ask(controller, files, &held.bundle, request).await?;
     if answer.status() != StatusCode::OK {

@@ -39,6 +39,7 @@ pub struct Upkeep<'a> {
     report_at: Instant,
     failures: u32,
     stale: u32,
+    outdated: u32,
     sequence: i64,
     renewed: Instant,
 }
@@ -57,6 +58,7 @@ impl<'a> Upkeep<'a> {
             report_at: now,
             failures: 0,
             stale: 0,
+            outdated: 0,
             sequence: 0,
             renewed: now,
         }
@@ -90,7 +92,13 @@ impl<'a> Upkeep<'a> {
     /// Gets a new certificate, however often that must be tried, and makes it the one that Envoy uses.
     async fn renew(&mut self) {
         let identity = self.sidecar.certificate(&self.paths.files, &self.held.bundle).await;
-        // A replica that knows less than another one did signs as well as any; what it trusts does not count.
+        // A replica that has not heard yet what another one has may sign with a root that is on its way out.
+        if identity.serial < self.held.serial && self.outdated < STUBBORN {
+            self.outdated += 1;
+            self.held.renew_at = OffsetDateTime::now_utc() + CHECK;
+            return;
+        }
+        self.outdated = 0;
         let trust = (identity.serial >= self.held.serial).then(|| identity.trust());
         match self.sidecar.install(&identity, trust.as_ref().unwrap_or(&self.held.trust()), self.paths) {
             Ok(held) => self.held = held,

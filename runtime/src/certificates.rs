@@ -10,6 +10,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -35,6 +36,9 @@ mod tests;
 const LIMITS: Limits = Limits { time: Duration::from_secs(10), body: 1 << 20 };
 /// Never renew more often than this, whatever the answer says.
 const SHORTEST: Duration = Duration::from_secs(5);
+/// So many certificates in a row may be refused for being of an older word of the operator; then the older word is
+/// believed, for the mesh may have been restored from a backup.
+const STUBBORN: u32 = 10;
 /// Never wait longer than this before looking whether it is time: clocks are set, machines sleep.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -103,6 +107,14 @@ pub enum CertificateError {
         reason: String,
         /// For a person.
         message: String,
+    },
+    /// It may have been signed with a root that is on its way out.
+    #[error("the controller obeys word {serial} of the operator, another one {heard} already: asking again")]
+    Outdated {
+        /// Of the answer.
+        serial: i64,
+        /// Of the latest answer of any controller.
+        heard: i64,
     },
     /// The controller said something else.
     #[error("the controller's answer is not understood")]
@@ -195,13 +207,22 @@ pub struct Client {
     identity: Identity,
     /// The roots that a controller told last (PEM): while a root is rotated they may be newer than the mounted ones.
     told: ArcSwapOption<String>,
+    /// The last word of the operator that was heard of, and certificates refused in a row for being of an older one.
+    heard: AtomicI64,
+    outdated: AtomicU32,
 }
 
 impl Client {
     /// Asks nobody yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, identity: Identity::default(), told: ArcSwapOption::empty() }
+        Self {
+            settings,
+            identity: Identity::default(),
+            told: ArcSwapOption::empty(),
+            heard: AtomicI64::new(0),
+            outdated: AtomicU32::new(0),
+        }
     }
 
     /// The identity that this client fills and refills; clones share it.
@@ -227,6 +248,12 @@ impl Client {
             .await
             .map_err(CertificateError::Https)?;
         let answer = read_answer(status, &body)?;
+        let heard = self.heard.load(Ordering::Relaxed);
+        if answer.serial < heard && self.outdated.fetch_add(1, Ordering::Relaxed) < STUBBORN {
+            return Err(CertificateError::Outdated { serial: answer.serial, heard });
+        }
+        self.outdated.store(0, Ordering::Relaxed);
+        self.heard.store(answer.serial, Ordering::Relaxed);
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         self.identity
             .certificate

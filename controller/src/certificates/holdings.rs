@@ -37,6 +37,9 @@ pub struct Holding {
     pub issuer: String,
     /// Goes up with every report of this holder, across its restarts.
     pub sequence: i64,
+    /// The last word of the operator that it has heard of.
+    #[serde(default)]
+    pub serial: i64,
 }
 
 /// What it is answered.
@@ -101,6 +104,7 @@ impl Holdings {
             pod: pod.clone(),
             uid: said.uid.clone(),
             sequence: said.holding.sequence,
+            serial: said.holding.serial,
             roots: said.holding.roots.iter().cloned().collect(),
             issuer: said.holding.issuer.clone(),
         };
@@ -131,7 +135,7 @@ mod tests {
     }
 
     fn holding(sequence: i64) -> Holding {
-        Holding { roots: ["a".repeat(64)].into(), issuer: "a".repeat(64), sequence }
+        Holding { roots: ["a".repeat(64)].into(), issuer: "a".repeat(64), sequence, serial: 1 }
     }
 
     #[test]

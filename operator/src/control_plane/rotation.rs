@@ -62,6 +62,9 @@ pub struct Holding {
     pub roots: BTreeSet<String>,
     /// Root of its certificate.
     pub issuer: String,
+    /// The last order that it has heard of. It takes no certificate of a controller that obeys an older one, so what
+    /// it says stays true; what it said before may not.
+    pub serial: i64,
 }
 
 /// What is seen.

@@ -2,6 +2,7 @@
 //! and does what it answers: a rotation of the root waits for these words.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,6 +83,7 @@ impl Client {
         self.told.store(Some(wanted.trust_bundle.clone().into()));
         held.roots.clone_from(&wanted.trusted_roots);
         held.serial = wanted.serial;
+        self.heard.store(wanted.serial, Ordering::Relaxed);
         tracing::info!(roots = held.roots.len(), serial = held.serial, "roots installed");
         true
     }
@@ -89,7 +91,7 @@ impl Client {
     async fn report(&self, held: &Issued) -> Result<Wanted, CertificateError> {
         let token = self.settings.token.read().await.map_err(CertificateError::Token)?;
         let sequence = Timestamp::now().as_millisecond();
-        let body = serde_json::json!({"roots": held.roots, "issuer": held.issuer, "sequence": sequence});
+        let body = serde_json::json!({"roots": held.roots, "issuer": held.issuer, "serial": held.serial, "sequence": sequence});
         let request = Request::post("/v1/holdings")
             .header(header::AUTHORIZATION, bearer(&token)?)
             .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))

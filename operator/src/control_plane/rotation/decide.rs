@@ -340,6 +340,9 @@ impl Scene<'_> {
         let why = |holder: &Holder| {
             let why = match &holder.holding {
                 None => Some("has not said what it holds"),
+                Some(holding) if holding.serial < self.directive.serial => {
+                    Some("has not heard of this step yet")
+                }
                 Some(holding) => missing(holding),
             };
             why.map(|why| format!("{} {why}", holder.name))

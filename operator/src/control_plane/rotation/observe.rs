@@ -39,7 +39,10 @@ fn controllers(fleet: Option<&FleetView>) -> Result<BTreeMap<String, AuthorityRe
 
 fn holder(facts: &Facts, (namespace, name): &(String, String)) -> Holder {
     let said = facts.fleet.as_ref().and_then(|fleet| fleet.holdings.get(&(namespace.clone(), name.clone())));
-    let holding =
-        said.map(|said| Holding { roots: said.roots.iter().cloned().collect(), issuer: said.issuer.clone() });
+    let holding = said.map(|said| Holding {
+        roots: said.roots.iter().cloned().collect(),
+        issuer: said.issuer.clone(),
+        serial: said.serial,
+    });
     Holder { name: format!("{namespace}/{name}"), holding }
 }

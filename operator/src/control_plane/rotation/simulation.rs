@@ -31,6 +31,8 @@ struct Controller {
 struct Sidecar {
     roots: BTreeSet<String>,
     issuer: String,
+    /// Of the controller that it heard last.
+    serial: i64,
     /// What the operator can know of it.
     said: Option<Holding>,
 }
@@ -152,20 +154,26 @@ impl World {
         let one = &self.controllers[controller];
         let Some(signing) = one.trusted.first() else { return };
         let sidecar = &mut self.sidecars[sidecar];
+        if one.serial < sidecar.serial {
+            return;
+        }
         sidecar.issuer.clone_from(signing);
         sidecar.roots = one.trusted.iter().cloned().collect();
+        sidecar.serial = one.serial;
     }
 
     fn trust(&mut self, sidecar: usize, controller: usize) {
         let one = &self.controllers[controller];
-        if !one.trusted.is_empty() {
+        if !one.trusted.is_empty() && one.serial >= self.sidecars[sidecar].serial {
             self.sidecars[sidecar].roots = one.trusted.iter().cloned().collect();
+            self.sidecars[sidecar].serial = one.serial;
         }
     }
 
     fn tell(&mut self, index: usize) {
         let sidecar = &mut self.sidecars[index];
-        sidecar.said = Some(Holding { roots: sidecar.roots.clone(), issuer: sidecar.issuer.clone() });
+        let (roots, issuer) = (sidecar.roots.clone(), sidecar.issuer.clone());
+        sidecar.said = Some(Holding { roots, issuer, serial: sidecar.serial });
     }
 
     fn pod(&mut self, index: usize, controller: usize) {
