@@ -329,8 +329,10 @@ impl Session {
             ResourceType::Listener => true,
             ResourceType::Route => quiet(ResourceType::Listener),
             ResourceType::Cluster => {
+                // One that comes back has yet to say which listeners and routes it holds.
+                let told = |kind| self.types[place(kind)].subscribed || served.of(kind).is_empty();
                 let users = [ResourceType::Listener, ResourceType::Route];
-                users.into_iter().all(|kind| quiet(kind) && !last_good(kind))
+                users.into_iter().all(|kind| told(kind) && quiet(kind) && !last_good(kind))
             }
             ResourceType::Endpoint => quiet(ResourceType::Cluster),
         };

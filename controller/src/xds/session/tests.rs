@@ -186,6 +186,17 @@ fn what_vanished_while_the_proxy_was_away_is_removed() {
     assert_eq!(script.session.held()[0], 1);
 }
 
+/// A client that comes back tells type by type what it holds.
+#[test]
+fn what_vanished_goes_when_nothing_can_name_it_any_more() {
+    let mut script = Script::new(&[(Cluster, "a", "1"), (Listener, "out|a", "1"), (Route, "out|a", "2")]);
+    assert!(script.ask(&holding(Cluster, &["*"], &[("a", "1"), ("gone", "1")])).is_empty());
+    let sent = script.ask(&holding(Listener, &["*"], &[("out|a", "1")]));
+    assert_eq!(script.settle(sent), ["Listener"], "an answer, with nothing in it");
+    let sent = script.ask(&holding(Route, &["out|a"], &[("out|a", "1")]));
+    assert_eq!(script.settle(sent), ["Route +out|a=2", "Cluster -gone"]);
+}
+
 /// envoyproxy/envoy#22418
 #[test]
 fn a_name_subscribed_to_again_is_sent_again() {

@@ -162,3 +162,23 @@ fn clusters_of_the_last_good_route_stay_for_the_others_too() {
     let sent = b.session.on_answer();
     assert_eq!(b.settle(sent), ["Cluster +new=1"], "and the old one is not taken away");
 }
+
+#[test]
+fn clusters_of_the_last_good_route_stay_after_a_reconnect() {
+    let fleet = Fleet::new(Duration::MAX);
+    let mut away =
+        Script::with(&fleet.canaries, "1.0.0", &fleet.pool, &[(Cluster, "old", "1"), (Route, "r", "1")]);
+    let mut responses = away.ask(&request(Cluster, &[]));
+    responses.extend(away.ask(&request(Route, &["r"])));
+    away.settle(responses);
+    let after: Say<'_> = &[(Cluster, "new", "1"), (Route, "r", "2")];
+    let tried = away.serve(after);
+    away.ack(&tried[0]);
+    away.nack(&tried[1]);
+    drop(away);
+    let mut back = Script::with(&fleet.canaries, "1.0.0", &fleet.pool, after);
+    assert!(back.ask(&holding(Cluster, &["*"], &[("old", "1"), ("new", "1")])).is_empty());
+    assert!(back.ask(&holding(Route, &["r"], &[("r", "1")])).is_empty());
+    let sent = back.serve(&[(Cluster, "new", "1"), (Route, "r", "3")]);
+    assert_eq!(back.settle(sent), ["Route +r=3", "Cluster -old"]);
+}
