@@ -1,4 +1,4 @@
-//! `MeshPolicy`: the mTLS and authorization mode of a namespace or a workload, over what the MeshConfig says.
+//! `MeshPolicy`: the mTLS and authorization mode of a workload, a namespace or the mesh, over what the MeshConfig says.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::CustomResource;
@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::mesh_config::{Authorization, Mtls};
 
-/// The most specific MeshPolicy wins: workload (with `selector`), then namespace, then the MeshConfig.
+/// The most specific MeshPolicy wins: workload (with `selector`), then namespace, then the mesh (without `selector`, in
+/// the namespace of the control plane), then the MeshConfig.
 #[derive(CustomResource, Serialize, Deserialize, Debug, Clone, PartialEq, JsonSchema)]
 #[kube(
     group = "meshwright.io",

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::index::Mesh;
-use crate::ingest::{PolicyPart, RuleRef, ServiceAccount};
+use crate::index::{Mesh, Space};
+use crate::ingest::{PodPart, PolicyPart, RuleRef, ServiceAccount, SplitPart};
 use crate::object::{Kind, ObjectRef};
 use crate::snapshot::ResourceType;
 
@@ -11,10 +11,16 @@ use crate::snapshot::ResourceType;
 /// Names of resources are a contract (docs/ARCHITECTURE.md).
 #[must_use]
 pub fn authors(mesh: &Mesh, kind: ResourceType, name: &str, owner: &ServiceAccount) -> BTreeSet<ObjectRef> {
-    let mut parts = name.split('|');
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some("out"), Some(namespace), Some(service)) => called(mesh, kind, namespace, service),
-        (Some("in"), Some(_), None) | (Some("inbound"), None, None) if is_policy(kind) => rules(mesh, owner),
+    let parts: Vec<&str> = name.split('|').collect();
+    let port = |text: &str| text.parse::<u16>().ok();
+    match parts.as_slice() {
+        ["out", namespace, service, ..] => called(mesh, kind, namespace, service, owner),
+        ["in", number, ..] if is_policy(kind) => answered(mesh, port(number), owner),
+        ["inbound"] if kind == ResourceType::Listener => answered(mesh, None, owner),
+        ["egress", host, number] if kind == ResourceType::Cluster => {
+            left(mesh, kind, port(number), Some(host), owner)
+        }
+        ["egress", number, ..] => left(mesh, kind, port(number), None, owner),
         _ => BTreeSet::new(),
     }
 }
@@ -23,20 +29,86 @@ fn is_policy(kind: ResourceType) -> bool {
     matches!(kind, ResourceType::Listener | ResourceType::Route)
 }
 
-/// A service that is called: its TrafficSplits for what is routed, and itself.
-fn called(mesh: &Mesh, kind: ResourceType, namespace: &str, service: &str) -> BTreeSet<ObjectRef> {
+/// A service that is called: its TrafficSplits and the caller's Retries for what is routed; what is said of how it is
+/// called; and itself.
+fn called(
+    mesh: &Mesh,
+    kind: ResourceType,
+    namespace: &str,
+    service: &str,
+    caller: &ServiceAccount,
+) -> BTreeSet<ObjectRef> {
     let mut authors = BTreeSet::from([ObjectRef::new(Kind::Service, namespace, service)]);
-    let splits = mesh.policies().in_namespace(Kind::TrafficSplit, namespace);
-    for (key, part) in splits.filter(|_| is_policy(kind)) {
-        if let PolicyPart::TrafficSplit(split) = part
-            && split.root == service
-        {
+    let mut services = BTreeSet::from([service]);
+    if is_policy(kind) {
+        for (key, split) in splits(mesh, namespace, service) {
             authors.insert(key.clone());
             let groups = split.matches.iter().flatten();
             authors.extend(groups.map(|group| ObjectRef::new(Kind::HTTPRouteGroup, namespace, group)));
+            // What the receivers hash is said in the routes.
+            services.extend(split.backends.keys().map(String::as_str));
+        }
+        let called = (namespace.to_owned(), service.to_owned());
+        let retries = mesh.retries_of(&caller.namespace);
+        let own = retries.filter(|(_, part)| part.source == *caller && part.destinations.contains(&called));
+        authors.extend(own.map(|(key, _)| key.clone()));
+    }
+    let settings = mesh.settings_of(namespace);
+    authors.extend(services.iter().filter_map(|service| Some(settings.get(service)?.0.clone())));
+    authors
+}
+
+fn splits<'a>(
+    mesh: &'a Mesh,
+    namespace: &str,
+    root: &'a str,
+) -> impl Iterator<Item = (&'a ObjectRef, &'a SplitPart)> {
+    mesh.policies().in_namespace(Kind::TrafficSplit, namespace).filter_map(move |(key, part)| match part {
+        PolicyPart::TrafficSplit(split) if split.root == root => Some((key, split)),
+        _ => None,
+    })
+}
+
+/// A port of a service account's pods, or all of them: the TrafficTargets that open it and the IngressBackends and
+/// limits of the services in front of it.
+fn answered(mesh: &Mesh, port: Option<u16>, owner: &ServiceAccount) -> BTreeSet<ObjectRef> {
+    let mut authors = rules(mesh, owner);
+    let Some(space) = mesh.space(&owner.namespace) else { return authors };
+    let services = in_front(space, port, &owner.name);
+    for (key, part) in mesh.ingress_of(&owner.namespace) {
+        let mut backends = part.backends.iter();
+        let of_port = |number| port.is_none_or(|port| port == number);
+        if backends.any(|backend| of_port(backend.port) && services.contains(backend.service.as_str())) {
+            authors.insert(key.clone());
+            authors.extend(groups(&owner.namespace, part.groups.as_ref()));
+        }
+    }
+    for (service, (key, part)) in mesh.settings_of(&owner.namespace) {
+        if !part.limits.is_empty() && services.contains(service) {
+            authors.insert(key.clone());
         }
     }
     authors
+}
+
+/// The services that lead to a port of a service account's pods, or to any.
+fn in_front<'a>(space: &'a Space, port: Option<u16>, account: &str) -> BTreeSet<&'a str> {
+    let pods: Vec<(&String, &PodPart)> =
+        space.pods.iter().filter(|(_, pod)| pod.service_account == account).collect();
+    let leads = |name: &str, pod: &(&String, &PodPart)| {
+        let ports = space.services.get(name).into_iter().flat_map(|service| service.ports.values());
+        let mut targets = ports.filter_map(|one| one.target.number(pod.1));
+        space.is_behind(name, pod.0) && targets.any(|target| port.is_none_or(|port| port == target))
+    };
+    let names = space.services.keys().map(String::as_str);
+    names.filter(|name| pods.iter().any(|pod| leads(name, pod))).collect()
+}
+
+fn groups<'a>(
+    namespace: &'a str,
+    names: Option<&'a BTreeSet<String>>,
+) -> impl Iterator<Item = ObjectRef> + use<'a> {
+    names.into_iter().flatten().map(move |name| ObjectRef::new(Kind::HTTPRouteGroup, namespace, name))
 }
 
 /// The TrafficTargets that open a service account, and the routes that they name.
@@ -52,6 +124,35 @@ fn rules(mesh: &Mesh, owner: &ServiceAccount) -> BTreeSet<ObjectRef> {
             RuleRef::Http { name, .. } => ObjectRef::new(Kind::HTTPRouteGroup, &owner.namespace, name),
             RuleRef::Tcp { name } => ObjectRef::new(Kind::TCPRoute, &owner.namespace, name),
         }));
+    }
+    authors
+}
+
+/// What leaves the mesh by a port (and to a host): the Egresses of the caller, what they match, and how it is called.
+fn left(
+    mesh: &Mesh,
+    kind: ResourceType,
+    port: Option<u16>,
+    host: Option<&str>,
+    caller: &ServiceAccount,
+) -> BTreeSet<ObjectRef> {
+    let mut authors = BTreeSet::new();
+    for (key, part) in mesh.policies().in_namespace(Kind::Egress, &caller.namespace) {
+        let PolicyPart::Egress(part) = part else { continue };
+        let opens = part.sources.contains(caller)
+            && part.ports.iter().any(|(number, _)| Some(*number) == port)
+            && host.is_none_or(|host| part.hosts.contains(host));
+        if !opens {
+            continue;
+        }
+        authors.insert(key.clone());
+        if is_policy(kind) {
+            authors.extend(groups(&caller.namespace, part.groups.as_ref()));
+        }
+        let settings = part.settings.iter();
+        authors.extend(
+            settings.map(|name| ObjectRef::new(Kind::UpstreamTrafficSetting, &caller.namespace, name)),
+        );
     }
     authors
 }

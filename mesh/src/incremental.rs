@@ -66,6 +66,7 @@ impl Incremental {
     /// told of.
     pub fn add(&mut self, mesh: &Mesh, audience: &Audience) -> Delta {
         self.memos.base(mesh);
+        self.know(mesh, &audience.namespace);
         let mut held = Held::new(audience);
         let mut delta = Delta::new();
         held.refresh_rest(mesh, &mut self.memos, true, &mut delta);
@@ -134,12 +135,21 @@ impl Incremental {
         deltas
     }
 
+    /// Notes where the policies of a namespace lead, so that a change of them can be compared with it.
+    fn know(&mut self, mesh: &Mesh, namespace: &str) {
+        if !self.reach.contains_key(namespace) {
+            self.reach.insert(namespace.to_owned(), Reach::of(mesh, namespace));
+        }
+    }
+
     /// Turns what is touched into services and audiences, and brings [`Reach`] up to date.
     fn plan(&mut self, mesh: &Mesh, touched: &Touched) -> Plan {
         let mut plan =
             Plan { rest: Rest { spaces: touched.rest.clone(), ..Rest::default() }, ..Plan::default() };
         if touched.whole != Whole::No {
             self.reach.clear();
+            let namespaces: BTreeSet<_> = self.audiences.keys().map(|one| one.namespace.clone()).collect();
+            namespaces.iter().for_each(|namespace| self.know(mesh, namespace));
             plan.services = all_services(mesh).chain(self.memos.names().cloned()).collect();
             plan.rest.everybody = true;
             return plan;
@@ -156,14 +166,14 @@ impl Incremental {
             });
             plan.services.extend(undeclared.map(|(service, _)| (namespace.clone(), service.clone())));
         }
-        for namespace in touched.reach.union(&touched.split) {
-            let new = Reach::of(mesh, namespace);
+        for namespace in &(&touched.reach | &touched.split) | &touched.retried {
+            let new = Reach::of(mesh, &namespace);
             if let Some(old) = self.reach.insert(namespace.clone(), new.clone()) {
-                plan.reach(namespace, touched, [&old, &new], &self.memos);
+                plan.reach(&namespace, touched, [&old, &new], &self.memos);
             } else {
                 // Nobody has looked at the namespace yet, so that there is nothing to compare with.
-                plan.services.extend(all_services(mesh).filter(|(space, _)| space == namespace));
-                plan.rest.spaces.insert(namespace.clone());
+                plan.services.extend(all_services(mesh).filter(|(space, _)| *space == namespace));
+                plan.rest.spaces.insert(namespace);
             }
         }
         plan
@@ -222,6 +232,18 @@ impl Plan {
             self.rest.accounts.extend(accounts.map(|account| (namespace.to_owned(), account.clone())));
         }
         self.callers(namespace, both, memos);
+        self.retries(both);
+    }
+
+    /// Callers whose calls to some services are tried again differently now.
+    fn retries(&mut self, both: [&Reach; 2]) {
+        let none = BTreeMap::new();
+        for caller in both.into_iter().flat_map(|reach| reach.retried.keys()) {
+            let [before, after] = both.map(|reach| reach.retried.get(caller).unwrap_or(&none));
+            let services = before.keys().chain(after.keys());
+            let different = services.filter(|service| before.get(*service) != after.get(*service)).cloned();
+            self.callers.entry(caller.clone()).or_default().extend(different);
+        }
     }
 
     /// Callers to whom another set of service accounts of a namespace is open now.

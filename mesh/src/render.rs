@@ -6,6 +6,7 @@
 //!  egress.rs    what is called outside the mesh   ingress.rs  callers outside the mesh, rate limits
 //!  upstream.rs  limits, timeouts, retries of what is called
 //!  http.rs      connection managers and request matching     tcp.rs  connections      rbac.rs  who may do what
+//!  admit.rs     who may connect at all
 //!  listen.rs    what listeners look at first                  tls.rs  identities       log.rs   access log
 //!  wire.rs      encoding
 //! ```
@@ -15,6 +16,7 @@
 //!
 //! Everything here is understood by Envoy 1.36 to 1.40. The names of resources are a contract: docs/ARCHITECTURE.md.
 
+mod admit;
 mod egress;
 mod http;
 mod inbound;

@@ -54,7 +54,8 @@ pub fn view(mesh: &Mesh, audience: &Audience) -> View {
     for (namespace, space) in mesh.spaces() {
         let reach = Reach::of(mesh, namespace);
         let opened = reach.opened.get(&me).unwrap_or(&none);
-        let sight = |service: &str| Sight::new(opened, &accounts(mesh, namespace, service));
+        let sight =
+            |service: &str| Sight::new(opened, &accounts(mesh, namespace, service), audience.families);
         for service in space.services.keys() {
             let own = sight(service).retrying(mesh, &me, namespace, service);
             let Some(services) = dialed(mesh, namespace, service, &own) else { continue };

@@ -83,7 +83,7 @@ impl Held {
         let none = BTreeSet::new();
         let reach = visit.reach.entry(name.0.clone()).or_insert_with(|| Reach::of(visit.mesh, &name.0));
         let opened = reach.opened.get(&self.account).unwrap_or(&none);
-        let sight = visit.memos.sight(visit.mesh, name, opened);
+        let sight = visit.memos.sight(visit.mesh, name, opened, self.audience.families);
         let sight = sight.retrying(visit.mesh, &self.account, &name.0, &name.1);
         let new = visit.memos.dialed(visit.mesh, name, &sight);
         let old = match &new {
@@ -105,7 +105,7 @@ impl Held {
         }
         for key in &after {
             let service = service_of(key);
-            let sight = visit.memos.sight(visit.mesh, &service, opened);
+            let sight = visit.memos.sight(visit.mesh, &service, opened, self.audience.families);
             let new = visit.memos.receiver(visit.mesh, key, &sight);
             let Some((_, held)) = self.receivers.get_mut(key) else { continue };
             if held.as_ref().map(Arc::as_ptr) == new.as_ref().map(Arc::as_ptr) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Work;
+use crate::audience::Families;
 use crate::index::Mesh;
 use crate::render::{Piece, piece};
 use crate::snapshot::{Resource, ResourceType, Snapshot};
@@ -108,11 +109,17 @@ impl Memos {
         .map(|(name, _)| name)
     }
 
-    /// How somebody sees a service to whom `opened` is open in its namespace.
-    pub(super) fn sight(&mut self, mesh: &Mesh, name: &ServiceName, opened: &BTreeSet<String>) -> Sight {
+    /// How somebody with such addresses sees a service to whom `opened` is open in its namespace.
+    pub(super) fn sight(
+        &mut self,
+        mesh: &Mesh,
+        name: &ServiceName,
+        opened: &BTreeSet<String>,
+        families: Families,
+    ) -> Sight {
         let memo = entry(&mut self.services, name);
         let accounts = memo.accounts.get_or_insert_with(|| view::accounts(mesh, &name.0, &name.1));
-        Sight::new(opened, accounts)
+        Sight::new(opened, accounts, families)
     }
 
     /// What somebody with this sight dials; `None` when the service is not for them.

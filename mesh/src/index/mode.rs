@@ -10,36 +10,44 @@ use crate::ingest::{ModePart, PolicyPart};
 use crate::object::Kind;
 
 impl Mesh {
-    /// The modes of a pod with these labels. Among equally specific policies the strictest wins, so that their order
-    /// cannot matter.
+    /// The modes of a pod with these labels: those of a policy that picks it, else of its namespace's policy, else of
+    /// the mesh's (one in the namespace of the control plane), else of the MeshConfig. Among equally specific policies
+    /// the strictest wins, so that their order cannot matter.
     pub(crate) fn modes(&self, namespace: &str, labels: &BTreeMap<String, String>) -> (Mtls, Authorization) {
-        let mut policies: Vec<&ModePart> = Vec::new();
-        for (_, part) in self.policies.in_namespace(Kind::MeshPolicy, namespace) {
-            if let PolicyPart::MeshPolicy(part) = part
-                && part.selector.as_ref().is_none_or(|selector| selects(selector, labels))
-            {
-                policies.push(part);
-            }
-        }
+        let own = || self.modes_in(namespace);
+        let picking: Vec<_> = own()
+            .filter(|part| part.selector.as_ref().is_some_and(|selector| selects(selector, labels)))
+            .collect();
+        let space: Vec<_> = own().filter(|part| part.selector.is_none()).collect();
+        let whole = self.modes_in(&self.settings.namespace);
+        let whole: Vec<_> = whole.filter(|part| part.selector.is_none()).collect();
+        let levels = [picking, space, whole];
         (
-            most_specific(&policies, |part| part.mtls, |mode| mode as u8).unwrap_or(self.settings.mtls),
-            most_specific(&policies, |part| part.authorization, |mode| mode as u8)
+            most_specific(&levels, |part| part.mtls, |mode| mode as u8).unwrap_or(self.settings.mtls),
+            most_specific(&levels, |part| part.authorization, |mode| mode as u8)
                 .unwrap_or(self.settings.authorization),
         )
     }
+
+    fn modes_in(&self, namespace: &str) -> impl Iterator<Item = &ModePart> {
+        let all = self.policies.in_namespace(Kind::MeshPolicy, namespace);
+        all.filter_map(|(_, part)| match part {
+            PolicyPart::MeshPolicy(part) => Some(part),
+            _ => None,
+        })
+    }
 }
 
-/// Both modes are declared strictest first, so the smallest is the strictest.
+/// What the first level that says anything says. Both modes are declared strictest first, so the smallest is the
+/// strictest.
 fn most_specific<T: Copy>(
-    policies: &[&ModePart],
+    levels: &[Vec<&ModePart>],
     mode: impl Fn(&ModePart) -> Option<T>,
     laxity: impl Fn(T) -> u8,
 ) -> Option<T> {
-    let strictest = |workload: bool| {
-        let level = policies.iter().filter(|part| part.selector.is_some() == workload);
-        level.filter_map(|part| mode(part)).min_by_key(|mode| laxity(*mode))
-    };
-    strictest(true).or_else(|| strictest(false))
+    let strictest =
+        |level: &Vec<&ModePart>| level.iter().filter_map(|part| mode(part)).min_by_key(|mode| laxity(*mode));
+    levels.iter().find_map(strictest)
 }
 
 fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {

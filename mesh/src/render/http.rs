@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use envoy_types::pb::google::protobuf::Any;
 
 use super::Context;
-use super::log::access_log;
+use super::log::{Of, access_log};
 use super::wire::{ads, any, seconds, yes};
 use crate::ingest::HttpMatch;
 
@@ -45,7 +45,7 @@ pub(super) fn manager(
         server_header_transformation: hcm::http_connection_manager::ServerHeaderTransformation::PassThrough
             .into(),
         stream_idle_timeout: seconds(0),
-        access_log: access_log(context, true).into_iter().collect(),
+        access_log: access_log(context, Of::Requests).into_iter().collect(),
         upgrade_configs: vec![hcm::http_connection_manager::UpgradeConfig {
             upgrade_type: "websocket".to_owned(),
             ..Default::default()

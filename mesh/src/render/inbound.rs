@@ -13,15 +13,17 @@ use envoy_types::pb::envoy::config::listener::v3 as listener;
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 
+use super::admit::{self, Admitted};
 use super::http::{guard, manager, manager_filter, network_filter, route_match, routes};
 use super::ingress::{connection_limit, limit_requests, limited};
 use super::listen::{self, BYTES, closed, everywhere, for_requests};
+use super::log::{Of, would_be_denied};
 use super::outbound::original_dst;
 use super::wire::{Resources, no, number, seconds};
 use super::{Context, http, rbac, tcp, tls};
 use crate::ingest::{Carried, Protocol};
 use crate::snapshot::ResourceType;
-use crate::view::{InboundPort, Ingress};
+use crate::view::{Access, InboundPort, Ingress};
 
 /// The application, as HTTP/1.1 or bytes.
 const APP: &str = "inbound";
@@ -136,9 +138,17 @@ fn port_chains(
     inbound: &InboundPort,
     permissive: bool,
 ) -> Vec<listener::FilterChain> {
-    let name = route_name(port);
-    let chain = |suffix: &str, transport: &str, filters| listener::FilterChain {
-        name: format!("{name}{suffix}"),
+    let plaintext = hears_plaintext(inbound, permissive);
+    let mut chains = tls_chains(context, port, inbound, if plaintext { "tls" } else { "" });
+    if plaintext {
+        chains.extend(plaintext_chains(context, port, inbound, permissive));
+    }
+    chains
+}
+
+fn chain(port: u16, suffix: &str, transport: &str, filters: Vec<listener::Filter>) -> listener::FilterChain {
+    listener::FilterChain {
+        name: format!("{}{suffix}", route_name(port)),
         filter_chain_match: Some(listener::FilterChainMatch {
             destination_port: number(u32::from(port)),
             transport_protocol: transport.to_owned(),
@@ -146,42 +156,84 @@ fn port_chains(
         }),
         filters,
         ..Default::default()
-    };
-    let secured = |mut chain: listener::FilterChain, alpn: &[&str]| {
-        chain.transport_socket = Some(tls::server(context, alpn, &inbound.ingress));
+    }
+}
+
+fn tls_chains(
+    context: Context<'_>,
+    port: u16,
+    inbound: &InboundPort,
+    transport: &str,
+) -> Vec<listener::FilterChain> {
+    let secured = |mut chain: listener::FilterChain, alpn: &[&str], admitted: &Admitted<String>| {
+        chain.transport_socket = Some(tls::server(context, alpn, &inbound.ingress, admitted));
+        if admitted.nobody() {
+            // Envoy closes what has no filters.
+            chain.filters.clear();
+        }
         chain
     };
-    let requests = inbound.protocol.carries(Carried::Requests);
-    let main = |hears| match requests {
-        true => requests_to_app(context, port, inbound, hears),
-        false => bytes_to_app(context, port, inbound, verdicts(context, inbound, hears)),
+    let (alpn, admitted): (&[&str], _) = match inbound.protocol.carries(Carried::Requests) {
+        true => (&["h2", "http/1.1"], Admitted::All),
+        false => (&[], admit::over_tls(context, &inbound.access, &inbound.ingress)),
     };
-    let bytes = inbound.connections.as_ref().map(|access| {
-        // Whatever is granted to callers from outside the mesh is granted to their requests.
-        let verdicts = rbac::over_tls(context, access, &Ingress::default());
-        bytes_to_app(context, port, inbound, verdicts)
-    });
-    let plaintext = hears_plaintext(inbound, permissive);
-    let tls = if plaintext { "tls" } else { "" };
-    let alpn: &[&str] = if requests { &["h2", "http/1.1"] } else { &[] };
-    let mut chains = vec![secured(chain("", tls, main(Hears::Tls)), alpn)];
-    if let Some(bytes) = &bytes {
-        let mut announced = secured(chain("|bytes", tls, bytes.clone()), &[BYTES]);
-        let matching = announced.filter_chain_match.get_or_insert_default();
+    let main = chain(port, "", transport, main_filters(context, port, inbound, Hears::Tls));
+    let mut chains = vec![secured(main, alpn, &admitted)];
+    if let Some(access) = &inbound.connections {
+        let filters = undeclared_bytes(context, port, inbound, access);
+        let admitted = admit::over_tls(context, access, &Ingress::default());
+        let mut bytes = secured(chain(port, "|bytes", transport, filters), &[BYTES], &admitted);
+        let matching = bytes.filter_chain_match.get_or_insert_default();
         matching.application_protocols = vec![BYTES.to_owned()];
-        chains.push(announced);
-    }
-    if plaintext {
-        let plain = chain("|plaintext", "raw_buffer", main(Hears::Plaintext));
-        match bytes.filter(|_| permissive) {
-            None => chains.push(plain),
-            Some(bytes) => {
-                chains.push(for_requests(plain));
-                chains.push(chain("|plaintext|bytes", "raw_buffer", bytes));
-            }
-        }
+        chains.push(bytes);
     }
     chains
+}
+
+fn plaintext_chains(
+    context: Context<'_>,
+    port: u16,
+    inbound: &InboundPort,
+    permissive: bool,
+) -> Vec<listener::FilterChain> {
+    let filters = main_filters(context, port, inbound, Hears::Plaintext);
+    let main = chain(port, "|plaintext", "raw_buffer", filters);
+    match inbound.connections.as_ref().filter(|_| permissive) {
+        None if inbound.protocol.carries(Carried::Requests) => vec![main],
+        None => {
+            let admitted = admit::over_plaintext(&inbound.access, &inbound.ingress, permissive);
+            admit::only(main, &admitted).into_iter().collect()
+        }
+        Some(access) => {
+            let filters = undeclared_bytes(context, port, inbound, access);
+            let bytes = chain(port, "|plaintext|bytes", "raw_buffer", filters);
+            let admitted = admit::over_plaintext(access, &Ingress::default(), permissive);
+            [for_requests(main)].into_iter().chain(admit::only(bytes, &admitted)).collect()
+        }
+    }
+}
+
+/// Requests, or all there is.
+fn main_filters(
+    context: Context<'_>,
+    port: u16,
+    inbound: &InboundPort,
+    hears: Hears,
+) -> Vec<listener::Filter> {
+    match inbound.protocol.carries(Carried::Requests) {
+        true => requests_to_app(context, port, inbound, hears),
+        false => bytes_to_app(context, port, inbound, verdicts(context, inbound, hears)),
+    }
+}
+
+/// Whatever is granted to callers from outside the mesh is granted to their requests.
+fn undeclared_bytes(
+    context: Context<'_>,
+    port: u16,
+    inbound: &InboundPort,
+    access: &Access,
+) -> Vec<listener::Filter> {
+    bytes_to_app(context, port, inbound, rbac::over_tls(context, access, &Ingress::default()))
 }
 
 /// What a filter chain is for.
@@ -212,7 +264,9 @@ fn requests_to_app(
     let prefix = stat_prefix(port);
     let limits = inbound.limits.as_ref();
     let routes = requests_name(port, inbound, hears);
-    let mut manager = manager(context, &prefix, &routes, Some(rbac::deny_all()));
+    let audited = verdicts(context, inbound, hears).audited();
+    let mut manager = manager(context, &prefix, &routes, Some(rbac::deny_all(audited)));
+    manager.access_log.extend(audited.then(|| would_be_denied(Of::Requests)));
     guard(&mut manager);
     limit_requests(&mut manager, limits);
     let limit = connection_limit(limits, &format!("tcp.{prefix}"));
@@ -227,10 +281,11 @@ fn bytes_to_app(
 ) -> Vec<listener::Filter> {
     let prefix = stat_prefix(port);
     let limit = connection_limit(inbound.limits.as_ref(), &format!("tcp.{prefix}")).into_iter();
+    let proxy = if verdicts.audited() { tcp::audited_proxy } else { tcp::proxy };
     let authorization = rbac::network(verdicts, &format!("tcp.{prefix}"));
     let authorization = authorization.map(|config| network_filter("envoy.filters.network.rbac", config));
     let app = BTreeMap::from([(APP.to_owned(), 1)]);
-    authorization.into_iter().chain(limit).chain([tcp::proxy(context, &prefix, &app, 1)]).collect()
+    authorization.into_iter().chain(limit).chain([proxy(context, &prefix, &app, 1)]).collect()
 }
 
 /// Every request that is allowed goes to the application, for as long as it takes.

@@ -13,12 +13,18 @@ use super::wire::{HttpRbac, HttpRbacPerRoute, NetworkRbac, Rules, any_as};
 use crate::ingest::{HttpMatch, ServiceAccount};
 use crate::view::{Access, Grant, Ingress, PolicyName, Requests};
 
-/// Prefix of the statistics of what would have been denied.
-const AUDIT: &str = "audit_";
+/// Prefix of the statistics and of Envoy's dynamic metadata of what would have been denied.
+pub(super) const AUDIT: &str = "audit.";
 
-/// The filter of a connection manager: nothing is allowed until the routes say otherwise.
-pub(super) fn deny_all() -> Any {
-    let rbac = HttpRbac { rules: Some(rules(BTreeMap::new())), ..Default::default() };
+/// The filter of a connection manager: nothing is allowed until the routes say otherwise. Envoy takes the prefix from
+/// here and not from the routes.
+pub(super) fn deny_all(audited: bool) -> Any {
+    let prefix = if audited { AUDIT } else { "" };
+    let rbac = HttpRbac {
+        rules: Some(rules(BTreeMap::new())),
+        shadow_rules_stat_prefix: prefix.to_owned(),
+        ..Default::default()
+    };
     any_as("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac)
 }
 
@@ -32,6 +38,13 @@ pub(super) struct Verdicts {
     rules: Option<Policies>,
     /// What else is tried is counted.
     shadow: Option<Policies>,
+}
+
+impl Verdicts {
+    /// Whether anything is let through that rules do not allow.
+    pub(super) fn audited(&self) -> bool {
+        self.shadow.is_some()
+    }
 }
 
 /// What callers with TLS may do: the rules of the mesh and what `ingress` grants. Where callers without a certificate
@@ -84,12 +97,11 @@ pub(super) fn over_plaintext(
 
 /// What the routes of a port say. No `rbac` at all switches the filter off.
 pub(super) fn per_route(verdicts: Verdicts) -> Any {
-    let said = verdicts.rules.is_some() || verdicts.shadow.is_some();
-    let prefix = if verdicts.shadow.is_some() { AUDIT } else { "" };
+    let said = verdicts.rules.is_some() || verdicts.audited();
     let rbac = HttpRbac {
         rules: verdicts.rules.map(rules),
         shadow_rules: verdicts.shadow.map(rules),
-        shadow_rules_stat_prefix: prefix.to_owned(),
+        ..Default::default()
     };
     let config = HttpRbacPerRoute { rbac: said.then_some(rbac) };
     any_as("envoy.extensions.filters.http.rbac.v3.RBACPerRoute", &config)
@@ -100,7 +112,7 @@ pub(super) fn network(verdicts: Verdicts, stat_prefix: &str) -> Option<Any> {
     if verdicts.rules.is_none() && verdicts.shadow.is_none() {
         return None;
     }
-    let prefix = if verdicts.shadow.is_some() { AUDIT } else { "" };
+    let prefix = if verdicts.audited() { AUDIT } else { "" };
     let rbac = NetworkRbac {
         stat_prefix: stat_prefix.to_owned(),
         rules: verdicts.rules.map(rules),

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use super::Context;
 use super::http::network_filter;
 use super::listen::BYTES;
-use super::log::access_log;
+use super::log::{Of, access_log, would_be_denied};
 use super::wire::{any, number, seconds};
 
 /// Passes bytes to one of these clusters by weight, trying this many endpoints. Idle connections are the applications'
@@ -22,6 +22,27 @@ pub(super) fn proxy(
     to: &BTreeMap<String, u32>,
     attempts: u32,
 ) -> listener::Filter {
+    network_filter("envoy.filters.network.tcp_proxy", any(&passing(context, stat_prefix, to, attempts)))
+}
+
+/// The same, where what would be denied is let through.
+pub(super) fn audited_proxy(
+    context: Context<'_>,
+    stat_prefix: &str,
+    to: &BTreeMap<String, u32>,
+    attempts: u32,
+) -> listener::Filter {
+    let mut proxy = passing(context, stat_prefix, to, attempts);
+    proxy.access_log.push(would_be_denied(Of::Connections));
+    network_filter("envoy.filters.network.tcp_proxy", any(&proxy))
+}
+
+fn passing(
+    context: Context<'_>,
+    stat_prefix: &str,
+    to: &BTreeMap<String, u32>,
+    attempts: u32,
+) -> tcp::TcpProxy {
     use tcp::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
     let clusters = to.iter().map(|(name, weight)| ClusterWeight {
         name: name.clone(),
@@ -32,15 +53,14 @@ pub(super) fn proxy(
         Some((only, _)) if to.len() == 1 => ClusterSpecifier::Cluster(only.clone()),
         _ => ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: clusters.collect() }),
     };
-    let proxy = tcp::TcpProxy {
+    tcp::TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         idle_timeout: seconds(0),
         max_connect_attempts: number(attempts),
-        access_log: access_log(context, false).into_iter().collect(),
+        access_log: access_log(context, Of::Connections).into_iter().collect(),
         cluster_specifier: Some(specifier),
         ..Default::default()
-    };
-    network_filter("envoy.filters.network.tcp_proxy", any(&proxy))
+    }
 }
 
 /// Says in the handshake with the other sidecar that bytes follow, whatever its cluster says for requests.

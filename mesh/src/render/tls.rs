@@ -6,6 +6,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use envoy_types::pb::google::protobuf::BoolValue;
 
 use super::Context;
+use super::admit::Admitted;
 use super::wire::{any, seconds};
 use crate::view::Ingress;
 
@@ -43,8 +44,17 @@ pub(super) fn client(context: Context<'_>, peer: &Peer, sni: String, alpn: &[&st
 
 /// The server's side. Sessions are not resumed: a resumed one would not look at the certificate again, and mesh
 /// connections are few and long.
-pub(super) fn server(context: Context<'_>, alpn: &[&str], ingress: &Ingress) -> core::TransportSocket {
-    let mut common = common(context, Vec::new(), alpn);
+pub(super) fn server(
+    context: Context<'_>,
+    alpn: &[&str],
+    ingress: &Ingress,
+    admitted: &Admitted<String>,
+) -> core::TransportSocket {
+    let names = match admitted {
+        Admitted::All => Vec::new(),
+        Admitted::Only(names) => names.iter().flat_map(|name| caller_names(name)).collect(),
+    };
+    let mut common = common(context, names, alpn);
     if !ingress.tls.is_empty() {
         // Ingress controllers may know no newer version.
         common.tls_params = common.tls_params.map(|params| tls::TlsParameters {
@@ -68,9 +78,24 @@ pub(super) fn server(context: Context<'_>, alpn: &[&str], ingress: &Ingress) -> 
     }
 }
 
+/// A name of a caller: a URI, or the DNS name of one from outside the mesh.
+fn caller_names(name: &str) -> impl Iterator<Item = tls::SubjectAltNameMatcher> + use<> {
+    let exactly = || matcher::string_matcher::MatchPattern::Exact(name.to_owned());
+    let dns = tls::subject_alt_name_matcher::SanType::Dns;
+    let other = (!name.contains("://")).then(|| san_of(dns, exactly()));
+    [san(exactly())].into_iter().chain(other)
+}
+
 fn san(pattern: matcher::string_matcher::MatchPattern) -> tls::SubjectAltNameMatcher {
+    san_of(tls::subject_alt_name_matcher::SanType::Uri, pattern)
+}
+
+fn san_of(
+    kind: tls::subject_alt_name_matcher::SanType,
+    pattern: matcher::string_matcher::MatchPattern,
+) -> tls::SubjectAltNameMatcher {
     tls::SubjectAltNameMatcher {
-        san_type: tls::subject_alt_name_matcher::SanType::Uri.into(),
+        san_type: kind.into(),
         matcher: Some(matcher::StringMatcher { match_pattern: Some(pattern), ..Default::default() }),
         ..Default::default()
     }

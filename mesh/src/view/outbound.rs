@@ -13,6 +13,7 @@ use super::headless::headless;
 use super::inbound::{connects, group};
 use super::types::{Destination, Otherwise, Outbound, Route, Service, ServicePort};
 use super::upstream::{handling, retry};
+use crate::audience::Families;
 use crate::index::{Mesh, Space};
 use crate::ingest::{
     Carried, HttpMatch, PodPart, PolicyPart, Protocol, RetryRules, ServiceAccount, ServicePart,
@@ -28,12 +29,15 @@ pub(crate) struct Sight {
     opened: BTreeSet<String>,
     /// When the caller's calls to the service are tried again.
     retry: Option<RetryRules>,
+    /// Whether the caller has no IPv4 address.
+    only_six: bool,
 }
 
 impl Sight {
     /// `opened` is what is open to the caller in the service's namespace, `accounts` is who is behind the service.
-    pub(crate) fn new(opened: &BTreeSet<String>, accounts: &BTreeSet<String>) -> Self {
-        Self { opened: opened.intersection(accounts).cloned().collect(), retry: None }
+    pub(crate) fn new(opened: &BTreeSet<String>, accounts: &BTreeSet<String>, families: Families) -> Self {
+        let opened = opened.intersection(accounts).cloned().collect();
+        Self { opened, retry: None, only_six: families == Families::V6 }
     }
 
     /// With what the caller's Retries say of its calls to the service.
@@ -184,21 +188,25 @@ pub(crate) fn destination(mesh: &Mesh, receiver: &ServicePort, sight: &Sight) ->
     let port = space.services.get(service)?.ports.get(port)?;
     let wanted = wanted(mesh, namespace, space, service, sight);
     let peers = peers(mesh, namespace, space, service, sight);
-    let endpoints = endpoints(mesh, space, service, port);
-    let endpoints =
-        endpoints.into_iter().filter(|(_, pod, _)| wanted(pod)).map(|(_, _, address)| address).collect();
+    let endpoints = endpoints(mesh, space, service, port).into_iter().filter(|(_, pod, _)| wanted(pod));
     (!peers.is_empty()).then_some(Destination {
         protocol: port.protocol,
         peers,
-        endpoints: one_family(endpoints),
+        endpoints: one_family(endpoints, sight.only_six),
         settings: mesh.setting_of(namespace, service).map(|part| part.callers.clone()).unwrap_or_default(),
     })
 }
 
-/// Every pod has an IPv4 address or none has; a pod that has both is called at one of them.
-fn one_family(endpoints: BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
-    let four: BTreeSet<_> = endpoints.iter().filter(|address| address.is_ipv4()).copied().collect();
-    if four.is_empty() { endpoints } else { four }
+/// A pod that has addresses of both families is called by one of them, or it would get twice its share: by IPv4, but
+/// for callers that have no such address.
+fn one_family<'a>(
+    endpoints: impl Iterator<Item = (&'a str, &'a PodPart, SocketAddr)>,
+    six: bool,
+) -> BTreeSet<SocketAddr> {
+    let (wanted, others): (Vec<_>, Vec<_>) = endpoints.partition(|(_, _, address)| address.is_ipv6() == six);
+    let pods: BTreeSet<&str> = wanted.iter().map(|(pod, ..)| *pod).collect();
+    let others = others.into_iter().filter(|(pod, ..)| !pods.contains(pod));
+    others.chain(wanted.iter().copied()).map(|(_, _, address)| address).collect()
 }
 
 /// The endpoints of a service port that take calls and have a sidecar: pod and address.

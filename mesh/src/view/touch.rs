@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::index::{Mesh, What};
-use crate::ingest::{PolicyPart, ServiceAccount};
+use crate::ingest::{PolicyPart, RetryRules, ServiceAccount};
 use crate::object::{Kind, ObjectRef};
 
 /// Namespace and name of a service.
@@ -18,6 +18,8 @@ pub(crate) struct Reach {
     pub(crate) targets: BTreeMap<String, String>,
     /// Services with a TrafficSplit.
     pub(crate) split: BTreeSet<String>,
+    /// What Retries say of the calls of service accounts of the namespace.
+    pub(crate) retried: BTreeMap<ServiceAccount, BTreeMap<ServiceName, RetryRules>>,
 }
 
 impl Reach {
@@ -34,6 +36,13 @@ impl Reach {
         for (_, part) in mesh.policies().in_namespace(Kind::TrafficSplit, namespace) {
             let PolicyPart::TrafficSplit(split) = part else { continue };
             reach.split.insert(split.root.clone());
+        }
+        for (_, part) in mesh.retries_of(namespace) {
+            let retried = reach.retried.entry(part.source.clone()).or_default();
+            for service in &part.destinations {
+                // Of several the first by name counts.
+                retried.entry(service.clone()).or_insert_with(|| part.rules.clone());
+            }
         }
         reach
     }
@@ -71,6 +80,8 @@ pub(crate) struct Touched {
     /// Namespaces whose services with a port of no declared protocol are touched: what is looked at there depends on
     /// what is open (`outbound.rs`).
     pub(crate) undeclared: BTreeSet<String>,
+    /// Namespaces whose service accounts may try calls again differently.
+    pub(crate) retried: BTreeSet<String>,
     /// TrafficTargets: the rest of the audiences with the service account that they open, now or before.
     pub(crate) targets: BTreeSet<ObjectRef>,
 }
@@ -127,9 +138,11 @@ impl Touched {
                 self.spaces.insert(namespace());
                 self.rest.insert(namespace());
             }
-            // Of a policy whose reach is not known here, everything.
+            Kind::Retry => {
+                self.retried.insert(namespace());
+            }
+            // Of the whole mesh, or of what is no policy.
             Kind::MeshPolicy
-            | Kind::Retry
             | Kind::Namespace
             | Kind::Pod
             | Kind::Service

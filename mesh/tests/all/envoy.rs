@@ -2,12 +2,16 @@
 //! does.
 
 mod apps;
+mod audit;
+mod balance;
+mod dual;
 mod egress;
 mod endpoints;
 mod grpc;
 mod ingress;
 mod live;
 mod matrix;
+mod modes;
 mod outside;
 mod protocols;
 mod splits;

@@ -145,6 +145,7 @@ fn objects() -> Vec<Object> {
     let mut leaving = pod_value("v1", "bookstore", "bookstore");
     leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let mode = |name: &str, spec: serde_json::Value| policy("MeshPolicy", name, spec);
+    let whole = |spec| policy_with("MeshPolicy", "whole", "meshwright-system", &json!({}), spec);
     let mut all = bookstore();
     all.extend([
         namespace(NS, "other"),
@@ -181,6 +182,8 @@ fn objects() -> Vec<Object> {
         mode("audit", json!({"selector": {"matchLabels": {"app": "thief"}}, "authorization": "AllowAll"})),
         mode("plain", json!({"selector": {"matchLabels": {"version": "v1"}}, "mtls": "Permissive"})),
         mode("all", json!({"authorization": "AllowAll"})),
+        whole(json!({"authorization": "Audit"})),
+        whole(json!({"mtls": "Permissive"})),
     ]);
     all.extend(outside());
     all.extend([gateway(&[]), gateway(&["192.0.2.7", "192.0.2.1"])]);
@@ -300,6 +303,29 @@ fn a_rule_touches_those_who_may_call_and_those_who_are_called() {
     // A group that many TrafficTargets name: the routes of those that they open.
     let (_, resources, audiences) = world.work(apply(group("books", "/all")));
     assert_eq!((resources, audiences), (21, 21), "a route each of 20 services and of the bookstore");
+}
+
+#[test]
+fn a_retry_touches_its_source_at_its_destinations() {
+    let mut world = large(20);
+    let retry = |destination: &str, on: &str| {
+        let spec = json!({
+            "source": {"kind": "ServiceAccount", "name": "buyer", "namespace": NS},
+            "destinations": [{"kind": "Service", "name": destination, "namespace": NS}],
+            "retryPolicy": {"retryOn": on},
+        });
+        policy("Retry", "again", spec)
+    };
+    let (work, resources, audiences) = world.work(apply(retry("s5", "5xx")));
+    assert_eq!((resources, audiences), (1, 1), "the buyer's route of s5");
+    assert_eq!(work, Work { computed: 1, encoded: 2, visited: 1 }, "with its listener, which is the same");
+    let (work, resources, audiences) = world.work(apply(retry("s6", "5xx")));
+    assert_eq!((resources, audiences, work.visited), (2, 1, 2), "s5 as before, and s6");
+    let (_, resources, audiences) = world.work([Step::Delete(retry("s6", "5xx").reference())]);
+    assert_eq!((resources, audiences), (1, 1));
+    // Not there, and not listed.
+    let (work, resources, _) = world.work(apply(retry("gone", "5xx")));
+    assert_eq!((resources, work.encoded), (0, 0));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod authors;
 mod decide;
+mod dual;
 mod envoy;
 mod hostile;
 mod incremental;

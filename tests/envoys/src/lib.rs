@@ -234,6 +234,7 @@ impl Config {
             ..Default::default()
         };
         let bootstrap = bootstrap::Bootstrap {
+            admin: Some(bootstrap::Admin { address: Some(pipe(process::ADMIN)), ..Default::default() }),
             node: Some(core::Node {
                 id: "id".to_owned(),
                 cluster: "cluster".to_owned(),
@@ -280,7 +281,9 @@ fn inline_routes(filter: &mut listener::Filter, routes: &HashMap<String, route::
 
 fn make_static(cluster: &mut cluster::Cluster, assignment: endpoint::ClusterLoadAssignment) {
     cluster.eds_cluster_config = None;
-    cluster.lb_policy = cluster::cluster::LbPolicy::RoundRobin.into();
+    if cluster.lb_policy() == cluster::cluster::LbPolicy::ClusterProvided {
+        cluster.lb_policy = cluster::cluster::LbPolicy::RoundRobin.into();
+    }
     cluster.cluster_discovery_type =
         Some(cluster::cluster::ClusterDiscoveryType::Type(cluster::cluster::DiscoveryType::Static.into()));
     cluster.load_assignment = Some(assignment);
@@ -321,6 +324,11 @@ fn controller() -> cluster::Cluster {
         endpoint::ClusterLoadAssignment { cluster_name: "controller".to_owned(), ..Default::default() };
     make_static(&mut cluster, assignment);
     cluster
+}
+
+fn pipe(path: &str) -> core::Address {
+    let pipe = core::Pipe { path: path.to_owned(), mode: 0 };
+    core::Address { address: Some(core::address::Address::Pipe(pipe)) }
 }
 
 /// A port of this machine.

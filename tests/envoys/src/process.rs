@@ -1,9 +1,11 @@
 //! Processes, the identities that they have, and where they listen.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, SanType};
@@ -11,6 +13,9 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::Config;
+
+/// Where an Envoy answers about itself, in its folder.
+pub(crate) const ADMIN: &str = "admin.sock";
 
 /// Path of a real Envoy, fetched once.
 fn binary(version: &str) -> PathBuf {
@@ -42,9 +47,21 @@ impl Block {
     }
 }
 
-/// A port that is free now.
+/// A port that is free now, of those that the kernel gives to nobody: between looking and listening, one that it does
+/// give away may be somebody's.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    const FIRST: u32 = 16_384;
+    const COUNT: u32 = 16_384;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Processes that run at the same time begin far from each other.
+    let begin = std::process::id().wrapping_mul(1009);
+    loop {
+        let number = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(FIRST + number).unwrap();
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Lets Envoy judge a configuration.
@@ -145,10 +162,13 @@ impl Envoy {
         let path = folder.path().join(file);
         std::fs::write(&path, bootstrap).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let output = std::fs::File::create(folder.path().join("output")).unwrap();
         let child = Command::new(binary(version))
-            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning", "--config-path"])
+            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
+            .args(["--file-flush-interval-msec", "100", "--config-path"])
             .arg(&path)
-            .stdout(Stdio::null())
+            .current_dir(folder.path())
+            .stdout(output)
             .stderr(log)
             .spawn()
             .unwrap();
@@ -164,6 +184,27 @@ impl Envoy {
             assert!(began.elapsed() < Duration::from_secs(120), "Envoy {version} does not listen: {log}");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// What it has written to its standard output so far: access logs.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("output")).unwrap()
+    }
+
+    /// All counters and gauges, one a line.
+    pub fn stats(&self) -> String {
+        let mut stream = UnixStream::connect(self.folder.path().join(ADMIN)).unwrap();
+        stream.write_all(b"GET /stats HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// A counter or gauge by its name; 0 when there is none yet.
+    pub fn stat(&self, name: &str) -> u64 {
+        let stats = self.stats();
+        let value = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        value.map_or(0, |value| value.trim().parse().unwrap())
     }
 
     /// Its process.

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use super::apps::{answer, ask};
 use crate::world::*;
 
-const STORE: &str = "out|shop|store|80";
+pub const STORE: &str = "out|shop|store|80";
 
 /// An application that counts its calls.
 fn counting_app() -> (u16, Arc<AtomicU32>) {
@@ -55,7 +55,7 @@ pub struct Stage {
     mesh: Mesh,
     identities: Identities,
     folder: TempDir,
-    _secrets: TempDir,
+    secrets: TempDir,
 }
 
 /// A pod of the store that runs.
@@ -85,18 +85,30 @@ impl Stage {
         let identities = Identities::new();
         let secrets = identities.issue(NS, "buyer");
         let folder = TempDir::new().unwrap();
-        let stage = Self { version, block: Block::reserve(), mesh, identities, folder, _secrets: secrets };
-        stage.publish();
-        let snapshot = stage.snapshot("buyer-1", stage._secrets.path());
-        let mut config = Config::of(&snapshot).inlined_at(&snapshot, place(stage.block));
+        let stage = Self { version, block: Block::reserve(), mesh, identities, folder, secrets };
+        let (envoy, port) = stage.buyer();
+        (stage, envoy, port)
+    }
+
+    /// A sidecar of the buyer, as the mesh is now, and where it listens for calls to the store. It follows the
+    /// endpoints.
+    pub fn buyer(&self) -> (Envoy, u16) {
+        self.publish();
+        let snapshot = self.snapshot("buyer-1", self.secrets.path());
+        let mut config = Config::of(&snapshot).inlined_at(&snapshot, place(self.block));
         let clusters = Config::of(&snapshot).clusters;
         *config.clusters.iter_mut().find(|one| one.name == STORE).unwrap() =
             clusters.into_iter().find(|one| one.name == STORE).unwrap();
-        config.endpoints_from(STORE, stage.folder.path());
+        config.endpoints_from(STORE, self.folder.path());
         let port = free_port();
         config.listen(STORE, &[port]);
-        let envoy = Envoy::start(version, &config, port);
-        (stage, envoy, port)
+        (Envoy::start(self.version, &config, port), port)
+    }
+
+    /// Takes an object into the mesh.
+    pub fn apply(&mut self, object: Object) {
+        self.mesh.apply(object);
+        assert_eq!(self.mesh.problems(), vec![]);
     }
 
     fn snapshot(&self, pod: &str, secrets: &Path) -> mesh::Snapshot {

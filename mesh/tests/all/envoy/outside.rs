@@ -58,7 +58,8 @@ pub fn exchange(port: u16, bytes: &[u8]) -> Option<(u16, String)> {
 /// What stands before a connection's bytes and says where it was meant to go (PROXY protocol, version 1), in place of
 /// the redirect that says so in a pod.
 pub fn meant_for(to: SocketAddr) -> Vec<u8> {
-    format!("PROXY TCP4 127.0.0.1 {} 4444 {}\r\n", to.ip(), to.port()).into_bytes()
+    let from = if to.is_ipv4() { "TCP4 127.0.0.1" } else { "TCP6 ::1" };
+    format!("PROXY {from} {} 4444 {}\r\n", to.ip(), to.port()).into_bytes()
 }
 
 /// The first message of a TLS client (RFC 8446, 4.1.2), as far as a proxy looks.
@@ -91,6 +92,7 @@ pub fn virtual_outbound(config: &mut Config) -> u16 {
     config.listeners.retain(|one| one.name != "inbound");
     let outer = config.listeners.iter_mut().find(|one| one.name == "outbound").unwrap();
     outer.address = Some(local(port));
+    outer.additional_addresses.clear();
     outer.listener_filters = vec![listener::ListenerFilter {
         name: "envoy.filters.listener.proxy_protocol".to_owned(),
         config_type: Some(listener::listener_filter::ConfigType::TypedConfig(any(&ProxyProtocol::default()))),

@@ -16,9 +16,9 @@ use crate::world::*;
 pub struct Pair {
     pub mesh: Mesh,
     pub server_port: u16,
+    pub server: Envoy,
     identities: Identities,
     version: &'static str,
-    _server: Envoy,
     _secrets: TempDir,
 }
 
@@ -70,7 +70,7 @@ pub fn all_open(port: u16) -> Vec<mesh::Object> {
     ]
 }
 
-fn requests_only() -> Vec<mesh::Object> {
+pub fn requests_only() -> Vec<mesh::Object> {
     vec![
         policy("HTTPRouteGroup", "books", json!({"matches": [{"name": "m", "pathRegex": "/books"}]})),
         target("read", "store", &["buyer"], http("books")),
@@ -98,7 +98,7 @@ impl Pair {
             }
         }
         let server = Envoy::start(version, &config, server_port);
-        Self { mesh, server_port, identities, version, _server: server, _secrets: secrets }
+        Self { mesh, server_port, server, identities, version, _secrets: secrets }
     }
 
     /// Where the application of a pod finds a listener of its sidecar.
@@ -107,7 +107,7 @@ impl Pair {
     }
 
     /// A sidecar that was configured by another mesh's rules, but has the identity.
-    fn caller_in(&self, mesh: &Mesh, account: &str, listener: &str) -> Caller {
+    pub fn caller_in(&self, mesh: &Mesh, account: &str, listener: &str) -> Caller {
         let secrets = self.identities.issue(NS, account);
         let port = free_port();
         let mut config = config(mesh, &format!("{account}-1"), &secrets);
@@ -135,9 +135,9 @@ pub fn config(mesh: &Mesh, pod: &str, secrets: &TempDir) -> Config {
     Config::of(&snapshot).inlined(&snapshot)
 }
 
-const STORE: &str = "out|shop|store|80";
+pub const STORE: &str = "out|shop|store|80";
 
-fn settings_of(authorization: Authorization) -> Settings {
+pub fn settings_of(authorization: Authorization) -> Settings {
     settings_with(Mtls::Strict, authorization, Egress::Deny)
 }
 
