@@ -7,6 +7,8 @@
 mod api;
 #[path = "all/envoy.rs"]
 mod envoy;
+#[path = "all/last_good.rs"]
+mod last_good;
 #[path = "all/snapshots.rs"]
 mod snapshots;
 #[path = "all/support.rs"]

@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{Controller, leaf, shop, slice, until_true};
 
+/// Where an Envoy answers about itself, in its folder.
+pub const ADMIN: &str = "admin.sock";
+
 /// Prints the path of a real Envoy (tests/cluster).
 fn binary(version: &str) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cluster/cluster");
@@ -28,13 +31,13 @@ fn binary(version: &str) -> String {
 }
 
 /// Relays a unix socket to the controller.
-struct Relay {
+pub struct Relay {
     cut: tokio::sync::watch::Sender<CancellationToken>,
     _task: JoinSet<()>,
 }
 
 impl Relay {
-    fn start(path: &Path, controller: &Controller) -> Self {
+    pub fn start(path: &Path, controller: &Controller) -> Self {
         let listener = UnixListener::bind(path).unwrap();
         let (cut, token) = tokio::sync::watch::channel(CancellationToken::new());
         let address = controller.address;
@@ -55,19 +58,19 @@ impl Relay {
     }
 
     /// Breaks every connection; new ones are taken.
-    fn cut(&self) {
+    pub fn cut(&self) {
         self.cut.send_replace(CancellationToken::new()).cancel();
     }
 }
 
 /// An Envoy that is ended with the test.
-struct Envoy {
+pub struct Envoy {
     process: Child,
     log: PathBuf,
 }
 
 impl Envoy {
-    fn start(version: &str, folder: &Path, controller: &Controller, pod: &str, account: &str) -> Self {
+    pub fn start(version: &str, folder: &Path, controller: &Controller, pod: &str, account: &str) -> Self {
         let (chain, key) =
             leaf(&controller.authority, &format!("spiffe://cluster.local/ns/shop/sa/{account}"), &[]);
         let (key, root) = (key.serialize_pem(), controller.authority.trust_bundle());
@@ -129,6 +132,7 @@ fn bootstrap(
     });
     let ads = json!({"ads": {}, "resource_api_version": "V3"});
     json!({
+        "admin": {"address": {"pipe": {"path": socket.with_file_name(ADMIN)}}},
         "node": {
             "id": format!("{pod}.shop"), "cluster": format!("{account}.shop"),
             "metadata": {"pod_uid": format!("uid-{pod}"), "revision": "0.1.0"},
@@ -192,12 +196,12 @@ fn set_cluster(delta: &mut Delta, name: &str, seconds: Option<i64>) {
 }
 
 impl Controller {
-    fn in_sync(&self) -> bool {
+    pub fn in_sync(&self) -> bool {
         let all = self.proxies.newest();
         !all.is_empty() && all.iter().all(|proxy| proxy.status.lock().in_sync)
     }
 
-    fn rejected(&self) -> Vec<String> {
+    pub fn rejected(&self) -> Vec<String> {
         let all = self.proxies.newest();
         all.iter()
             .flat_map(|proxy| {
@@ -258,7 +262,7 @@ async fn story(version: &str) {
 }
 
 /// A change that touches every audience.
-async fn refresh(controller: &Controller, value: &str) {
+pub async fn refresh(controller: &Controller, value: &str) {
     let policy = json!({
         "apiVersion": "specs.smi-spec.io/v1alpha4", "kind": "TCPRoute",
         "metadata": {"name": format!("refresh-{value}"), "namespace": "shop"}, "spec": {"matches": {"ports": [1]}},

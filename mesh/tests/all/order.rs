@@ -44,6 +44,7 @@ fn rich() -> Vec<Object> {
             "plain",
             json!({"selector": {"matchLabels": {"version": "v1"}}, "mtls": "Permissive"}),
         ),
+        policy_with("MeshPolicy", "whole", "meshwright-system", &json!({}), json!({"mtls": "Permissive"})),
         service("same-port", "10.0.0.14", json!({"version": "v1"}), &[("tcp", 81, json!(8080))]),
         service("quiet", "10.0.0.15", json!({"app": "bookstore"}), &[("", 90, json!(9090))]),
         slice("quiet", &[("", 9090)], &[("v1", "10.1.0.1", true), ("v2", "10.1.0.2", true)]),

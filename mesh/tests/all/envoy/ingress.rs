@@ -10,7 +10,7 @@ use mesh::{Call, Mesh, Verdict, decide};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::apps::{app, ask};
+use super::apps::{app, ask, banner, connect, read_line, serve};
 use super::live::config;
 use super::outside::{Leg, gateway};
 use crate::world::*;
@@ -76,7 +76,7 @@ fn objects(at: &Ports) -> Vec<mesh::Object> {
             "web",
             at.web,
             "https",
-            (json!({"skipClientCertValidation": false}), json!([principal])),
+            (json!({"skipClientCertValidation": false}), json!([principal.clone()])),
         ),
         backend(
             "no-certificate",
@@ -94,6 +94,13 @@ fn objects(at: &Ports) -> Vec<mesh::Object> {
             at.db,
             "tcp",
             (Value::Null, json!([{"kind": "IPRange", "name": "127.0.0.9/32"}])),
+        ),
+        backend(
+            "bytes-certified",
+            "db",
+            at.db,
+            "https",
+            (json!({"skipClientCertValidation": false}), json!([principal])),
         ),
         backend(
             "nobody",
@@ -125,6 +132,9 @@ fn table(at: &Ports) -> Vec<(Who<'static>, u16, bool)> {
         (("127.0.0.9", None), at.api, false),
         (("127.0.0.9", None), at.db, true),
         (("127.0.0.10", None), at.db, false),
+        (("127.0.0.10", tls(Some("gateway"), "x")), at.db, true),
+        (("127.0.0.9", tls(Some("other"), "x")), at.db, false),
+        (("127.0.0.9", tls(None, "x")), at.db, false),
         (("127.0.0.9", None), at.shut, false),
         (("127.0.0.9", tls(Some("gateway"), "x")), at.shut, false),
     ]
@@ -241,5 +251,38 @@ fn what_is_deleted_is_closed_again() {
         }
         let table: Vec<_> = table(&at).into_iter().map(|(who, port, _)| (who, port, false)).collect();
         get_through(version, &world, &at, &table);
+    }
+}
+
+/// A server that speaks first tells its name to those only who may connect.
+#[test]
+fn strangers_hear_no_greeting() {
+    for version in VERSIONS {
+        let at = some_ports();
+        let mesh = mesh(objects(&at));
+        let identities = Identities::new();
+        let secrets = identities.issue(NS, "bookstore");
+        let mut config = config(&mesh, "v1", &secrets);
+        config.listen("inbound", &[at.web, at.api, at.db, at.shut]);
+        config.lead("inbound", serve(banner));
+        let _server = Envoy::start(version, &config, at.web);
+        let [gateway_, other] = ["gateway", "other"].map(|name| identities.issue("ingress", name));
+        let leg = |from: &str, tls| Leg { from: from.parse::<IpAddr>().unwrap(), to: at.db, tls };
+        let legs = [
+            (leg("127.0.0.9", None), true),
+            (leg("127.0.0.10", None), false),
+            (leg("127.0.0.10", Some((Some(&gateway_), "x"))), true),
+            (leg("127.0.0.9", Some((Some(&other), "x"))), false),
+        ];
+        let (_gateway, ports) = gateway(version, &legs.map(|(leg, _)| leg));
+        for ((place, (_, expected)), port) in legs.iter().enumerate().zip(ports) {
+            let mut stream = connect(("127.0.0.1", port));
+            if !expected {
+                // Nothing comes, however long one waits.
+                stream.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
+            }
+            let greeting = read_line(&mut stream);
+            assert_eq!(greeting == "220 ready", *expected, "{version} {place}: {greeting:?}");
+        }
     }
 }

@@ -2,7 +2,9 @@
 
 use crds::mesh_config::Authorization;
 use envoys::VERSIONS;
-use mesh::Object;
+use mesh::decide::{Callee, Caller, Request};
+use mesh::ingest::ServiceAccount;
+use mesh::{Call, Object, Verdict, decide};
 use serde_json::{Value, json};
 
 use super::apps::{app, ask};
@@ -70,6 +72,19 @@ fn the_most_specific_policy_decides() {
             let thief = pair.caller("thief", "outbound");
             let status = |port| ask(port, "GET", "/books", &[]).map(|(status, _)| status);
             assert_eq!((status(thief.port), status(pair.server_port)), expected, "{version}: {case}");
+            let allowed = |from| {
+                let request =
+                    Request::Http { method: "GET".to_owned(), path: "/books".to_owned(), headers: [].into() };
+                let to = Callee::Pod {
+                    namespace: NS.to_owned(),
+                    name: "store-0".to_owned(),
+                    port: pair.server_port,
+                };
+                matches!(decide(&pair.mesh, &Call { from, to, request }), Verdict::Allowed(_))
+            };
+            let thief = Caller::ServiceAccount(ServiceAccount::new(NS, "thief"));
+            let decided = (allowed(thief), allowed(Caller::Plaintext));
+            assert_eq!(decided, (expected.0 == Some(200), expected.1 == Some(200)), "{case}");
         }
     }
 }
