@@ -14,6 +14,7 @@ mod matrix;
 mod modes;
 mod outside;
 mod protocols;
+mod revoked;
 mod splits;
 mod undelivered;
 mod upstream;

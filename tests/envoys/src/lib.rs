@@ -9,13 +9,14 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests only: a panic is the report")]
 
+mod follow;
 mod process;
 
 pub use process::{Block, Envoy, Identities, free_port, validate};
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use envoy_types::pb::envoy::config::bootstrap::v3 as bootstrap;
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
@@ -40,6 +41,8 @@ pub struct Config {
     pub listeners: Vec<listener::Listener>,
     /// Clusters.
     pub clusters: Vec<cluster::Cluster>,
+    /// Where the listeners are looked for instead ([`Config::follow`]).
+    followed: Option<PathBuf>,
 }
 
 /// The messages of one type in a snapshot.
@@ -57,6 +60,7 @@ impl Config {
         Self {
             listeners: decode(snapshot, ResourceType::Listener).into_values().collect(),
             clusters: decode(snapshot, ResourceType::Cluster).into_values().collect(),
+            followed: None,
         }
     }
 
@@ -91,7 +95,7 @@ impl Config {
             filter_chains: vec![chain],
             ..Default::default()
         };
-        Self { listeners: vec![listener], clusters: Vec::new() }
+        Self { listeners: vec![listener], ..Self::default() }
     }
 
     /// With routes and endpoints written in instead of asked for. Endpoints are on this machine.
@@ -241,12 +245,13 @@ impl Config {
                 ..Default::default()
             }),
             static_resources: Some(bootstrap::bootstrap::StaticResources {
-                listeners: self.listeners.clone(),
+                listeners: self.listeners.iter().filter(|_| self.followed.is_none()).cloned().collect(),
                 clusters,
                 ..Default::default()
             }),
             dynamic_resources: Some(bootstrap::bootstrap::DynamicResources {
                 ads_config: Some(ads),
+                lds_config: self.listeners_from(),
                 ..Default::default()
             }),
             layered_runtime: Some(bootstrap::LayeredRuntime {

@@ -165,7 +165,7 @@ impl Envoy {
         let output = std::fs::File::create(folder.path().join("output")).unwrap();
         let child = Command::new(binary(version))
             .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
-            .args(["--file-flush-interval-msec", "100", "--config-path"])
+            .args(["--file-flush-interval-msec", "100", "--drain-time-s", "2", "--config-path"])
             .arg(&path)
             .current_dir(folder.path())
             .stdout(output)
