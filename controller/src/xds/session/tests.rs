@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::flush::CUT;
 use super::*;
 use crate::xds::served::Pool;
 use crate::xds::trial::Canaries;
