@@ -10,6 +10,17 @@ pub const LABELLED_BY: &str = "meshwright.io/labelled-by";
 pub const INJECT: &str = "meshwright.io/inject";
 /// Pod annotation written by the injector: `injected` or `skipped: <Reason>`.
 pub const INJECTION: &str = "meshwright.io/injection";
+/// Pod annotation written by the operator: `true` once every container of the app has ended for good, so that the
+/// sidecar of a pod that shall end (a Job's) ends too.
+pub const APPS_ENDED: &str = "meshwright.io/apps-ended";
+/// Pod annotation of a pod with two sidecar slots: `a` or `b`, the slot that shall serve. Written by the injector, and
+/// by an upgrade together with the image of that slot.
+pub const LIVE_SLOT: &str = "meshwright.io/live-slot";
+/// Pod annotation: when an upgrade last wrote [`LIVE_SLOT`], in seconds since 1970. Until the old slot has drained its
+/// connections ([`SWAP_DRAIN_SECONDS`]), it is left alone.
+pub const SWAPPED_AT: &str = "meshwright.io/swapped-at";
+/// Namespace annotation: `HotSwap` or `Restart`, for its pods instead of the MeshConfig's `spec.upgrade.strategy`.
+pub const UPGRADE_STRATEGY: &str = "meshwright.io/upgrade-strategy";
 /// Pod-template annotation written by an upgrade that must surge a workload instead of evicting its pods.
 pub const MOVED_TO: &str = "meshwright.io/moved-to";
 /// Label on an object applied from Git: `<namespace>.<name>` of its `PolicySource`.
@@ -46,8 +57,12 @@ pub const TRUST_BUNDLE: &str = "meshwright-trust-bundle";
 pub const TRUST_BUNDLE_KEY: &str = "ca.crt";
 /// Name of the sidecar container.
 pub const PROXY_CONTAINER: &str = "meshwright-proxy";
+/// Name of the second slot's container, in pods with two.
+pub const PROXY_CONTAINER_B: &str = "meshwright-proxy-b";
 /// Name of the init container.
 pub const INIT_CONTAINER: &str = "meshwright-init";
+/// How long a sidecar that another slot took over from keeps its connections.
+pub const SWAP_DRAIN_SECONDS: u32 = 300;
 /// User and group id of the sidecar; its own traffic is not redirected.
 pub const PROXY_UID: i64 = 1337;
 

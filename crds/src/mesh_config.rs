@@ -228,6 +228,33 @@ pub struct Upgrade {
     /// Whether a person must approve each upgrade on its `MeshUpgrade`.
     #[serde(default)]
     pub approval: Approval,
+    /// How sidecars get their new release. A namespace may say otherwise by its annotation
+    /// `meshwright.io/upgrade-strategy`.
+    #[serde(default)]
+    pub strategy: UpgradeStrategy,
+}
+
+/// How sidecars get their new release.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default, JsonSchema)]
+pub enum UpgradeStrategy {
+    /// With their pods, which are evicted or rolled one after another. A pod has one sidecar container.
+    #[default]
+    Restart,
+    /// In place: pods get two slots for their sidecar, and the new Envoy takes over from the old one while the app
+    /// runs on. Pods where that cannot be are restarted; the plan says why.
+    HotSwap,
+}
+
+impl UpgradeStrategy {
+    /// Reads the annotation of a namespace; nothing when it is neither.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "Restart" => Some(Self::Restart),
+            "HotSwap" => Some(Self::HotSwap),
+            _ => None,
+        }
+    }
 }
 
 /// Namespaces that move together, one after another.
@@ -258,7 +285,7 @@ pub struct MeshConfigStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`, `Reconciling`, `Stalled` (kstatus), `ControlPlaneReady`, `PoliciesApplied`, `ProxiesInSync`,
-    /// `CertificatesIssued`, and while it lasts `RootRotation`.
+    /// `CertificatesIssued`, `PodsInjected`, and while it lasts `RootRotation`.
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// Wanted and running release.
@@ -348,7 +375,12 @@ impl Default for ControlPlane {
 
 impl Default for Upgrade {
     fn default() -> Self {
-        Self { waves: Vec::new(), soak: default_soak(), approval: Approval::default() }
+        Self {
+            waves: Vec::new(),
+            soak: default_soak(),
+            approval: Approval::default(),
+            strategy: UpgradeStrategy::default(),
+        }
     }
 }
 
