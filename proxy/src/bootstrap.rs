@@ -12,12 +12,37 @@ use serde_json::{Value, json};
 use crate::constants::{ENVOY_ADMIN_PORT, PROMETHEUS_PORT};
 use crate::environment::{Controller, Environment};
 use crate::sds;
+use crate::swap::{Slot, gate};
 
 const MAX_CONNECTIONS: u32 = 50_000;
 
 /// The bootstrap of the sidecar that this environment describes; secrets lie below `run`.
 #[must_use]
 pub fn render(environment: &Environment, run: &Path) -> Value {
+    let mut bootstrap = alone(environment, run);
+    if let Some(slot) = environment.slot {
+        slotted(&mut bootstrap, slot);
+    }
+    bootstrap
+}
+
+/// What differs where an Envoy may take over from another one: it waits for its configuration for as long as it takes,
+/// and for the gate; it shares one socket with the other.
+fn slotted(bootstrap: &mut Value, slot: Slot) {
+    for source in ["cds_config", "lds_config"] {
+        bootstrap["dynamic_resources"][source]["initial_fetch_timeout"] = "0s".into();
+    }
+    let (cluster, listener) = gate::bootstrap(slot);
+    let resources = &mut bootstrap["static_resources"];
+    resources["listeners"][0]["enable_reuse_port"] = false.into();
+    for (kind, resource) in [("clusters", cluster), ("listeners", listener)] {
+        if let Some(list) = resources[kind].as_array_mut() {
+            list.push(resource);
+        }
+    }
+}
+
+fn alone(environment: &Environment, run: &Path) -> Value {
     json!({
         "node": node(environment),
         "admin": { "address": socket("127.0.0.1", ENVOY_ADMIN_PORT) },

@@ -8,9 +8,12 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::probe::ProbeTarget;
+use crate::swap::Slot;
 
 /// Kubernetes' own default of `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+/// As `crds::labels::SWAP_DRAIN_SECONDS`.
+const DEFAULT_SWAP_DRAIN: Duration = Duration::from_secs(300);
 const MAX_CONCURRENCY: u32 = 256;
 
 /// Everything `run` needs to know about its pod.
@@ -28,6 +31,10 @@ pub struct Environment {
     pub probes: BTreeMap<String, ProbeTarget>,
     /// `terminationGracePeriodSeconds` of the pod.
     pub grace: Duration,
+    /// Which slot this is, in a pod with two.
+    pub slot: Option<Slot>,
+    /// How long an Envoy that another slot took over from keeps its connections.
+    pub swap_drain: Duration,
 }
 
 /// Identity of the pod in the mesh.
@@ -163,16 +170,35 @@ pub fn parse(get: impl Fn(&str) -> Option<String>) -> Result<Environment, Proble
     let concurrency = reader.optional("MESHWRIGHT_CONCURRENCY", NonZeroU32::MIN, concurrency);
     let probes = reader.optional("MESHWRIGHT_PROBES", BTreeMap::new(), probes);
     let grace = reader.optional("MESHWRIGHT_GRACE_SECONDS", DEFAULT_GRACE, grace);
+    let swap_drain = reader.optional("MESHWRIGHT_SWAP_DRAIN_SECONDS", DEFAULT_SWAP_DRAIN, swap_drain);
+    let slot = reader.optional("MESHWRIGHT_SLOT", None, slot);
+    let image = reader.optional("MESHWRIGHT_VERSION", workload.revision.clone(), revision);
     match (controller, pod_ip, reader.problems.is_empty()) {
         (Some(controller), Some(pod_ip), true) => Ok(Environment {
-            workload,
-            controller,
+            controller: if slot.is_some() {
+                of_release(controller, &workload.revision, &image)
+            } else {
+                controller
+            },
+            workload: if slot.is_some() { Workload { revision: image, ..workload } } else { workload },
             envoy: EnvoySettings { log_level, concurrency },
             pod_ip,
             probes,
             grace,
+            slot,
+            swap_drain,
         }),
         _ => Err(Problems(reader.problems)),
+    }
+}
+
+/// A slot's image may be of another release than the pod was injected with, whose name is in the controller's.
+fn of_release(controller: Controller, injected: &str, image: &str) -> Controller {
+    let name =
+        |release: &str| format!("meshwright-controller-{}.", release.replace(['.', '+'], "-").to_lowercase());
+    match controller.host.strip_prefix(&name(injected)) {
+        Some(rest) => Controller { host: format!("{}{rest}", name(image)), ..controller },
+        None => controller,
     }
 }
 
@@ -270,6 +296,16 @@ fn concurrency(value: &str) -> Result<NonZeroU32, String> {
 
 fn grace(value: &str) -> Result<Duration, String> {
     value.parse().map(Duration::from_secs).map_err(|_| "must be a number of seconds".to_owned())
+}
+
+/// Long enough for Envoy to tell every client to go (its drain), short enough to end before the next upgrade.
+fn swap_drain(value: &str) -> Result<Duration, String> {
+    let seconds = value.parse::<u64>().ok().filter(|seconds| (11..=3600).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(|| "must be a number of seconds, 11 to 3600".to_owned())
+}
+
+fn slot(value: &str) -> Result<Option<Slot>, String> {
+    Slot::parse(value).map(Some).ok_or_else(|| "must be a or b".to_owned())
 }
 
 fn probes(value: &str) -> Result<BTreeMap<String, ProbeTarget>, String> {

@@ -13,11 +13,12 @@ use http_body_util::Full;
 use crate::bootstrap;
 use crate::constants::ENVOY_ADMIN_PORT;
 use crate::drain::Reading;
-use crate::environment::{Environment, EnvoySettings};
+use crate::environment::Environment;
 use crate::http_client::{self, Address, Limits, Transport, chain};
 use crate::readiness::EnvoyFact;
 use crate::sds;
 use crate::stats::{self, Secrets, Stats};
+use crate::swap::Slot;
 
 const LIMITS: Limits = Limits { time: Duration::from_secs(2), body: 4 * 1024 * 1024 };
 /// Listeners that are replaced, and TCP connections whose authorization was revoked, live on for this long.
@@ -50,12 +51,20 @@ pub enum StartError {
 ///
 /// # Errors
 /// When the bootstrap can't be written or the program not be executed.
-pub fn start(program: &Path, environment: &Environment, run: &Path) -> Result<Child, StartError> {
-    let path = run.join("envoy.json");
+pub fn start(
+    program: &Path,
+    environment: &Environment,
+    run: &Path,
+    restart: Option<HotRestart>,
+) -> Result<Child, StartError> {
+    let path = match restart {
+        None => run.join("envoy.json"),
+        Some(restart) => run.join(format!("envoy-{}.json", restart.slot)),
+    };
     sds::replace(&path, &bootstrap::render(environment, run))
         .map_err(|source| StartError::Bootstrap { path: path.clone(), source })?;
     Command::new(program)
-        .args(arguments(environment.envoy, &path))
+        .args(arguments(environment, &path, restart))
         .env_clear()
         .spawn()
         .map_err(|source| StartError::Execute { program: program.to_owned(), source })
@@ -63,7 +72,8 @@ pub fn start(program: &Path, environment: &Environment, run: &Path) -> Result<Ch
 
 /// Envoy's command line.
 #[must_use]
-pub fn arguments(settings: EnvoySettings, bootstrap: &Path) -> Vec<OsString> {
+pub fn arguments(environment: &Environment, bootstrap: &Path, restart: Option<HotRestart>) -> Vec<OsString> {
+    let settings = environment.envoy;
     let mut arguments: Vec<OsString> = vec!["--config-path".into(), bootstrap.into()];
     arguments.extend(
         [
@@ -75,12 +85,37 @@ pub fn arguments(settings: EnvoySettings, bootstrap: &Path) -> Vec<OsString> {
             &DRAIN_SECONDS.to_string(),
             "--drain-strategy",
             "gradual",
-            // One Envoy per container for now; taking over from a running one needs this gone.
-            "--disable-hot-restart",
         ]
         .map(OsString::from),
     );
+    match restart {
+        None => arguments.push("--disable-hot-restart".into()),
+        Some(restart) => arguments.extend(
+            [
+                "--base-id",
+                &restart.base_id.to_string(),
+                "--restart-epoch",
+                &restart.epoch.to_string(),
+                // Where the one before is dead there is nobody to take over from, and that is fine.
+                "--skip-hot-restart-on-no-parent",
+                "--parent-shutdown-time-s",
+                &environment.swap_drain.as_secs().to_string(),
+            ]
+            .map(OsString::from),
+        ),
+    }
     arguments
+}
+
+/// How an Envoy takes over from the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HotRestart {
+    /// Slot that starts it.
+    pub slot: Slot,
+    /// What the Envoys of one pod have in common.
+    pub base_id: u32,
+    /// One more than that of the one before it.
+    pub epoch: u32,
 }
 
 /// Envoy's admin interface.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use proxy::certificate::Files;
 use proxy::init::rules::Exclusions;
 use proxy::run::Paths;
-use proxy::{environment, init, run, verbs};
+use proxy::{environment, init, run, swap, verbs};
 
 /// The sidecar of Meshwright.
 #[derive(Parser)]
@@ -38,6 +38,10 @@ enum Verb {
         /// Grace period of the pod in seconds
         #[arg(long, env = "MESHWRIGHT_GRACE_SECONDS", default_value_t = 30)]
         grace_seconds: u64,
+        #[arg(long, hide = true, env = "MESHWRIGHT_SLOT")]
+        slot: Option<String>,
+        #[arg(long, hide = true, default_value = "/run/meshwright")]
+        run_dir: PathBuf,
     },
 }
 
@@ -62,6 +66,8 @@ struct RunArguments {
     token_file: PathBuf,
     #[arg(long, hide = true, default_value = "/etc/meshwright/trust/ca.crt")]
     trust_file: PathBuf,
+    #[arg(long, hide = true, default_value = "/etc/meshwright/pod")]
+    pod_dir: PathBuf,
     #[arg(long, hide = true, default_value = "/usr/local/bin/envoy")]
     envoy: PathBuf,
 }
@@ -90,7 +96,12 @@ fn execute(verb: Verb) -> anyhow::Result<u8> {
             runtime()?.block_on(verbs::wait(Duration::from_secs(deadline_seconds)))?;
             Ok(0)
         }
-        Verb::Drain { grace_seconds } => {
+        // The hook of a slot's container also runs when its image is changed, and then the pod goes on.
+        Verb::Drain { slot: Some(slot), run_dir, .. } if !swap::is_live(&run_dir, &slot) => {
+            println!("slot {slot} is parked");
+            Ok(0)
+        }
+        Verb::Drain { grace_seconds, .. } => {
             println!("{}", runtime()?.block_on(verbs::drain(Duration::from_secs(grace_seconds)))?);
             Ok(0)
         }
@@ -116,6 +127,7 @@ fn run_sidecar(arguments: RunArguments) -> anyhow::Result<u8> {
     let paths = Paths {
         run: arguments.run_dir,
         files: Files { token: arguments.token_file, trust: arguments.trust_file },
+        pod: arguments.pod_dir,
         envoy: arguments.envoy,
     };
     let code = runtime()?.block_on(run::run(environment, paths))?;

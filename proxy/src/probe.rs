@@ -14,6 +14,7 @@ use rustls_pki_types::ServerName;
 use serde::Deserialize;
 
 use crate::constants::{DELIVERY_SOURCE_V4, DELIVERY_SOURCE_V6};
+use crate::grpc::{self, Health};
 use crate::http_client::{self, Address, HttpError, Limits, Transport};
 use crate::tls::{self, TrustError};
 
@@ -32,6 +33,9 @@ pub enum Scheme {
     /// A TCP connection.
     #[serde(rename = "TCP")]
     Tcp,
+    /// The gRPC health service.
+    #[serde(rename = "GRPC")]
+    Grpc,
 }
 
 /// A probe as the pod's author wrote it.
@@ -48,6 +52,9 @@ pub struct ProbeTarget {
     /// Headers, `Host` among them.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// The service whose health is asked for, of gRPC only; the whole server when left out.
+    #[serde(default)]
+    pub service: Option<String>,
     /// Kubelet's time limit in seconds; 1 when left out.
     #[serde(default)]
     pub timeout_seconds: Option<u32>,
@@ -76,6 +83,7 @@ pub async fn forward(target: &ProbeTarget, pod_ip: IpAddr) -> Result<Response<By
     let time = Duration::from_secs(target.timeout_seconds.unwrap_or(1).clamp(1, 3600).into());
     let transport = match target.scheme {
         Scheme::Tcp => return knock(&address, time).await,
+        Scheme::Grpc => return health(&address, target.service.as_deref().unwrap_or_default(), time).await,
         Scheme::Http => Transport::Plain,
         Scheme::Https => {
             Transport::Tls(tls::unverified().map_err(ProbeError::Tls)?, ServerName::from(pod_ip))
@@ -111,6 +119,20 @@ async fn knock(address: &Address, time: Duration) -> Result<Response<Bytes>, Pro
         .unwrap_or_else(|_| Err(late()))
         .map(|_| Response::new(Bytes::from_static(b"connected\n")))
         .map_err(ProbeError::NoAnswer)
+}
+
+/// Kubelet calls an application healthy that says SERVING, and nothing else.
+async fn health(address: &Address, service: &str, time: Duration) -> Result<Response<Bytes>, ProbeError> {
+    let late = || HttpError::Timeout { address: address.to_string(), limit: time };
+    let health = tokio::time::timeout(time, grpc::check(address, service))
+        .await
+        .unwrap_or_else(|_| Err(late()))
+        .map_err(ProbeError::NoAnswer)?;
+    let mut response = Response::new(Bytes::from(format!("{health:?}\n")));
+    if health != Health::Serving {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    Ok(response)
 }
 
 fn request(target: &ProbeTarget, address: &Address, path: &str) -> Result<Request<Full<Bytes>>, http::Error> {

@@ -82,6 +82,9 @@ pub enum NotReady {
         /// What it says.
         state: String,
     },
+    /// Another slot of the pod is trying to take over, and this one was not ready before.
+    #[error("another slot of the sidecar is trying to take over from one that was not ready")]
+    AnotherSlotTries,
     /// No worker serves yet.
     #[error("Envoy's workers have not started")]
     AwaitingWorkers,

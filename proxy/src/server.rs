@@ -23,13 +23,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::constants::PROXY_PORT;
 use crate::http_client::chain;
 use crate::probe;
-use crate::run::Sidecar;
+use crate::sidecar::Sidecar;
 
 const MAX_CONNECTIONS: usize = 128;
 /// Holds last long; they must not keep probes out.
@@ -37,22 +38,59 @@ const MAX_HOLDS: usize = 32;
 const HEADER_TIME: Duration = Duration::from_secs(5);
 const MAX_HEADERS: usize = 16 * 1024;
 
-/// Opens the port, on all addresses of the pod's family.
-///
-/// # Errors
-/// When the port is taken.
-pub async fn bind(pod_ip: IpAddr) -> std::io::Result<TcpListener> {
-    let any: IpAddr =
-        if pod_ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    TcpListener::bind((any, PROXY_PORT)).await
+/// The server, until it is stopped.
+#[derive(Debug)]
+pub struct Server {
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
 }
 
-/// Serves until the process ends.
-pub async fn serve(listener: TcpListener, sidecar: Arc<Sidecar>) {
+impl Server {
+    /// Serves on all addresses of the pod's family.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub async fn start(sidecar: Arc<Sidecar>) -> std::io::Result<Self> {
+        let listener = bind(&sidecar)?;
+        let (stop, stopped) = oneshot::channel();
+        let serving = tokio::spawn(serve(listener, sidecar, stopped));
+        Ok(Self { stop, serving })
+    }
+
+    /// Answers what has come so far, and takes no more.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.serving.await;
+    }
+}
+
+/// In a pod with two slots the one that takes over listens before the other one stops.
+fn bind(sidecar: &Sidecar) -> std::io::Result<TcpListener> {
+    let v4 = sidecar.environment().pod_ip.is_ipv4();
+    let any: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = if v4 { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(sidecar.environment().slot.is_some())?;
+    socket.bind(SocketAddr::new(any, PROXY_PORT))?;
+    socket.listen(1024)
+}
+
+async fn serve(listener: TcpListener, sidecar: Arc<Sidecar>, mut stopped: oneshot::Receiver<()>) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let holds = Arc::new(Semaphore::new(MAX_HOLDS));
+    let mut stopping = false;
     loop {
-        let (stream, peer) = match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = &mut stopped, if !stopping => {
+                // What is in the queue would be reset with the socket.
+                stopping = true;
+                continue;
+            }
+            () = std::future::ready(()), if stopping => return,
+        };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, for instance: trying again at once would only burn CPU.

@@ -7,8 +7,10 @@
 use crate::constants::{INBOUND_PORT, PROMETHEUS_PORT};
 
 /// Regular expression for `/stats?filter=`: what [`Stats::parse`] reads and nothing more. Percent-encoded.
-pub const FILTER: &str = "%5E(cluster_manager%5C.cds%5C.update_(success%7Crejected)\
+pub const FILTER: &str = "%5E(cluster_manager%5C.(cds%5C.update_(success%7Crejected)%7Cactive_clusters)\
     %7Clistener_manager%5C.(lds%5C.update_(success%7Crejected)%7Cworkers_started)\
+    %7Clistener_manager%5C.total_listeners_(active%7Cwarming)\
+    %7Cserver%5C.hot_restart_epoch\
     %7Ccontrol_plane%5C.connected_state\
     %7Clistener%5C..*downstream_cx_(active%7Ctotal)\
     %7Chttp%5C.inbound.*downstream_(rq_active%7Crq_total%7Ccx_active))%24";
@@ -55,6 +57,12 @@ pub struct Stats {
     pub listeners_rejected: u64,
     /// Whether the ADS stream is up.
     pub controller_connected: bool,
+    /// Clusters that Envoy has now, those of its bootstrap included.
+    pub clusters: u64,
+    /// Listeners that Envoy has now or prepares, those of its bootstrap included.
+    pub listeners: u64,
+    /// How often an Envoy has taken over from another one before this one.
+    pub epoch: Option<u64>,
     /// Whether worker threads serve.
     pub workers_started: bool,
     /// Traffic into the pod.
@@ -87,7 +95,18 @@ impl Inbound {
     }
 }
 
+/// Listeners and clusters of the bootstrap of a sidecar with slots: Prometheus and gate; controller, admin and gate.
+const OWN_LISTENERS: u64 = 2;
+const OWN_CLUSTERS: u64 = 3;
+
 impl Stats {
+    /// Whether Envoy has clusters and listeners of its controller. (An Envoy that takes over adds the counters of the one
+    /// before it to its own, so that its `update_success` says nothing about itself.)
+    #[must_use]
+    pub fn holds_configuration(&self) -> bool {
+        self.clusters > OWN_CLUSTERS && self.listeners > OWN_LISTENERS
+    }
+
     /// Reads the answer of `/stats?filter=…`, lines of `name: value`.
     #[must_use]
     pub fn parse(text: &str) -> Self {
@@ -109,6 +128,11 @@ impl Stats {
             "listener_manager.lds.update_success" => self.listeners_accepted = value,
             "listener_manager.lds.update_rejected" => self.listeners_rejected = value,
             "listener_manager.workers_started" => self.workers_started = value > 0,
+            "cluster_manager.active_clusters" => self.clusters = value,
+            "listener_manager.total_listeners_active" | "listener_manager.total_listeners_warming" => {
+                self.listeners += value;
+            }
+            "server.hot_restart_epoch" => self.epoch = Some(value),
             "control_plane.connected_state" => self.controller_connected = value > 0,
             _ => self.add_traffic(name, value),
         }

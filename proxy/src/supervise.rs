@@ -89,33 +89,56 @@ impl Signals {
     }
 }
 
-/// The children of this process: Envoy, and as pid 1 every orphan of the container.
+/// The children of this process: Envoys, and as pid 1 every orphan of the container.
 #[derive(Debug, Default)]
 pub struct Children {
-    envoy: Option<Pid>,
-    exit: Option<Exit>,
+    envoys: Vec<(Pid, Option<Exit>)>,
+    leader: Option<Pid>,
 }
 
 impl Children {
-    /// Notes which child is Envoy.
-    pub fn adopt(&mut self, envoy: &Child) {
-        self.envoy = Some(Pid::from_child(envoy));
+    /// Notes that a child is an Envoy.
+    pub fn adopt(&mut self, envoy: &Child) -> Pid {
+        let pid = Pid::from_child(envoy);
+        self.envoys.push((pid, None));
+        pid
     }
 
-    /// Reaps every child that has ended. Says how Envoy ended, once it has.
+    /// Notes which Envoy serves. The end of another one is no event.
+    pub fn lead(&mut self, pid: Pid) {
+        self.leader = Some(pid);
+    }
+
+    /// Reaps every child that has ended. Says how the Envoy that serves ended, once it has.
     pub fn reap(&mut self) -> Option<Exit> {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if Some(pid) == self.envoy {
-                self.exit = Some(Exit::of(status));
+            if let Some((_, exit)) =
+                self.envoys.iter_mut().find(|(envoy, exit)| *envoy == pid && exit.is_none())
+            {
+                *exit = Some(Exit::of(status));
             }
         }
-        self.exit
+        let leader = self.leader?;
+        self.envoys.iter().rev().find(|(pid, _)| *pid == leader)?.1
     }
 
-    /// Sends Envoy a signal, if it runs.
+    /// Reaps, and says how an Envoy ended, once it has.
+    pub fn exit_of(&mut self, pid: Pid) -> Option<Exit> {
+        self.reap();
+        self.envoys.iter().rev().find(|(envoy, _)| *envoy == pid)?.1
+    }
+
+    /// Sends the Envoys a signal, those that run.
     pub fn signal(&self, signal: Signal) {
-        if let (Some(envoy), None) = (self.envoy, self.exit)
-            && let Err(error) = kill_process(envoy, signal)
+        for (pid, _) in self.envoys.iter().filter(|(_, exit)| exit.is_none()) {
+            self.kill(*pid, signal);
+        }
+    }
+
+    /// Sends one Envoy a signal, if it runs.
+    pub fn kill(&self, pid: Pid, signal: Signal) {
+        if self.envoys.iter().any(|(envoy, exit)| *envoy == pid && exit.is_none())
+            && let Err(error) = kill_process(pid, signal)
         {
             tracing::warn!(%error, ?signal, "cannot signal Envoy");
         }

@@ -14,8 +14,9 @@ use time::OffsetDateTime;
 use crate::certificate::CertificateError;
 use crate::holding::{self, Held, Wanted};
 use crate::http_client::chain;
-use crate::run::{Paths, Sidecar};
+use crate::run::Paths;
 use crate::sds;
+use crate::sidecar::Sidecar;
 
 /// How often the clock and the mounted roots are looked at.
 const CHECK: Duration = Duration::from_secs(5);

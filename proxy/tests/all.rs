@@ -19,6 +19,8 @@ mod end_of_a_pod;
 mod environment;
 #[path = "all/judgement.rs"]
 mod judgement;
+#[path = "all/load.rs"]
+mod load;
 #[path = "all/redirect_network.rs"]
 mod redirect_network;
 #[path = "all/redirect_rules.rs"]
@@ -27,3 +29,5 @@ mod redirect_rules;
 mod rotation;
 #[path = "all/sidecar.rs"]
 mod sidecar;
+#[path = "all/swap.rs"]
+mod swap;

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use proxy::bootstrap::render;
-use proxy::environment::Controller;
+use proxy::environment::{Controller, Environment};
+use proxy::swap::Slot;
 use proxy::{certificate, sds};
 
 use crate::support::{ENVOYS, environment, envoy};
@@ -28,14 +29,16 @@ fn oldest_and_newest_envoy_accept_it() {
     let mut v6 = environment();
     v6.pod_ip = "fd00::2".parse().unwrap();
     v6.controller = Controller { host: "controller.example".into(), port: 1 };
-    for (version, environment) in
-        ENVOYS.into_iter().flat_map(|version| [(version, environment()), (version, v6.clone())])
+    let slotted = Environment { slot: Some(Slot::B), ..environment() };
+    for (version, environment) in ENVOYS
+        .into_iter()
+        .flat_map(|version| [(version, environment()), (version, v6.clone()), (version, slotted.clone())])
     {
         let path = directory.path().join("envoy.json");
         sds::replace(&path, &render(&environment, directory.path())).unwrap();
         let output = Command::new(envoy(version))
             .args(["--mode", "validate"])
-            .args(proxy::envoy::arguments(environment.envoy, &path))
+            .args(proxy::envoy::arguments(&environment, &path, None))
             .output()
             .unwrap();
         let printed = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -49,6 +49,7 @@ pub struct Controller {
     pub port: u16,
     host: &'static str,
     behaviour: Mutex<Behaviour>,
+    ads: Option<Ads>,
     /// Authorization header and body of each certificate request.
     pub requests: Mutex<Vec<(String, String)>>,
 }
@@ -74,19 +75,26 @@ impl Controller {
             host,
             port: listener.local_addr().expect("bound").port(),
             behaviour: Mutex::new(behaviour),
+            ads: configuration.map(|configuration| Ads(Arc::new(Mutex::new(configuration)))),
             requests: Mutex::default(),
         });
         let server = Arc::clone(&controller);
         thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(server.serve(listener, configuration.map(Ads)));
+            let ads = server.ads.clone();
+            runtime.block_on(server.serve(listener, ads));
         });
         controller
     }
 
     pub fn behave(&self, behaviour: Behaviour) {
         *self.behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// What it answers from now on to whoever asks anew.
+    pub fn configure(&self, configuration: Configuration) {
+        *self.ads.as_ref().expect("it serves ADS").0.lock().unwrap() = configuration;
     }
 
     pub fn requests_seen(&self) -> usize {
@@ -196,7 +204,7 @@ impl Controller {
 }
 
 #[derive(Clone)]
-struct Ads(Configuration);
+struct Ads(Arc<Mutex<Configuration>>);
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Ads {
@@ -219,6 +227,7 @@ impl AggregatedDiscoveryService for Ads {
         let Self(configuration) = self.clone();
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
+                let configuration = configuration.lock().unwrap().clone();
                 let answer = configuration.iter().find(|(kind, _)| *kind == request.type_url);
                 // A request with a nonce acknowledges; the first of a type asks.
                 if let (true, Some((_, resources))) = (request.response_nonce.is_empty(), answer) {

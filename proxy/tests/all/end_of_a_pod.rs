@@ -25,7 +25,7 @@ use crate::controller::{Behaviour, Configuration, Controller};
 use crate::redirect_network::{OUTSIDE, POD, address, envoy_for_sidecar, init, pod_and_outside};
 use crate::support::{ENVOYS, Network, PROGRAM, Sidecar, ask, get, isolated, read_message, shell, until};
 
-fn any<M: Name>(message: &M) -> Any {
+pub fn any<M: Name>(message: &M) -> Any {
     Any { type_url: format!("type.googleapis.com/{}", M::full_name()), value: message.encode_to_vec() }
 }
 
@@ -43,7 +43,7 @@ fn socket(ip: &str, port: u32) -> core::Address {
     }
 }
 
-fn original_dst(name: &str, source: Option<&str>) -> Resource {
+pub fn original_dst(name: &str, source: Option<&str>) -> Resource {
     let bind = source.map(|source| core::BindConfig {
         source_address: Some(core::SocketAddress {
             address: source.into(),
@@ -64,7 +64,7 @@ fn original_dst(name: &str, source: Option<&str>) -> Resource {
     resource(name, &cluster)
 }
 
-fn listening(
+pub fn listening(
     name: &str,
     port: u32,
     direction: core::TrafficDirection,
@@ -94,7 +94,7 @@ fn listening(
     resource(name, &listener)
 }
 
-fn http_to_app() -> Any {
+pub fn http_to_app() -> Any {
     let action = route::RouteAction {
         cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster("inbound".into())),
         ..route::RouteAction::default()
@@ -124,11 +124,15 @@ fn http_to_app() -> Any {
             route::RouteConfiguration { virtual_hosts: vec![host], ..route::RouteConfiguration::default() },
         )),
         http_filters: vec![router],
+        upgrade_configs: vec![http_filter::http_connection_manager::UpgradeConfig {
+            upgrade_type: "websocket".into(),
+            ..Default::default()
+        }],
         ..http_filter::HttpConnectionManager::default()
     })
 }
 
-fn configuration() -> Configuration {
+pub fn configuration() -> Configuration {
     let passthrough = any(&tcp_filter::TcpProxy {
         stat_prefix: "passthrough".into(),
         cluster_specifier: Some(tcp_filter::tcp_proxy::ClusterSpecifier::Cluster("passthrough".into())),
@@ -166,7 +170,10 @@ fn app(slow: mpsc::Receiver<()>) {
             thread::spawn(move || {
                 let (first, _, _) = read_message(&mut BufReader::new(stream.try_clone().expect("a socket")));
                 if first.starts_with("GET /slow") {
-                    slow.lock().expect("one at a time").recv().expect("told");
+                    // Nobody tells any more when the test is over; the request is then nobody's either.
+                    if slow.lock().is_ok_and(|told| told.recv().is_err()) {
+                        return;
+                    }
                 }
                 let peer = stream.peer_addr().expect("connected").ip().to_string();
                 let _ = write!(

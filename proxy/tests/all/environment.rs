@@ -79,7 +79,7 @@ fn wrong_values_name_the_variable_and_the_rule() {
         ("MESHWRIGHT_CONCURRENCY", "100000"),
         ("MESHWRIGHT_GRACE_SECONDS", "-1"),
         ("MESHWRIGHT_PROBES", "{"),
-        ("MESHWRIGHT_PROBES", r#"{"a/liveness": {"scheme": "GRPC", "port": 1}}"#),
+        ("MESHWRIGHT_PROBES", r#"{"a/liveness": {"scheme": "UDP", "port": 1}}"#),
         ("MESHWRIGHT_PROBES", r#"{"a/liveness": {"scheme": "HTTP", "port": 70000}}"#),
     ] {
         let found = problems(&[(name, value)]);
@@ -88,4 +88,26 @@ fn wrong_values_name_the_variable_and_the_rule() {
         };
         assert_eq!(*named, name);
     }
+}
+
+#[test]
+fn a_slot_is_of_the_release_of_its_image() {
+    let parsed = |changes: &[(&'static str, &str)]| {
+        let mut variables = variables();
+        variables.extend(changes.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        proxy::environment::parse(|name| variables.get(name).cloned()).unwrap()
+    };
+    let slot = parsed(&[("MESHWRIGHT_SLOT", "b"), ("MESHWRIGHT_VERSION", "0.3.1")]);
+    assert_eq!(slot.workload.revision, "0.3.1");
+    assert_eq!(slot.controller.host, "meshwright-controller-0-3-1.meshwright-system.svc.cluster.local");
+    let alone = parsed(&[("MESHWRIGHT_VERSION", "0.3.1")]);
+    assert_eq!(alone.workload.revision, "0.2.0", "the injector knows best");
+    let elsewhere = parsed(&[
+        ("MESHWRIGHT_SLOT", "a"),
+        ("MESHWRIGHT_VERSION", "0.3.1"),
+        ("MESHWRIGHT_CONTROLLER", "controller.example:1"),
+    ]);
+    assert_eq!(elsewhere.controller.host, "controller.example");
+    assert_eq!(problems(&[("MESHWRIGHT_SLOT", "c")]).len(), 1);
+    assert_eq!(problems(&[("MESHWRIGHT_SWAP_DRAIN_SECONDS", "5")]).len(), 1);
 }

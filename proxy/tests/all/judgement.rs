@@ -24,6 +24,10 @@ listener.0.0.0.0_15090.downstream_cx_active: 3
 listener.admin.downstream_cx_active: 1
 listener_manager.lds.update_success: 2
 listener_manager.workers_started: 1
+listener_manager.total_listeners_active: 4
+listener_manager.total_listeners_warming: 1
+cluster_manager.active_clusters: 7
+server.hot_restart_epoch: 2
 server.version: No recorded values
 ";
 
@@ -51,6 +55,9 @@ fn statistics_are_read() {
         listeners_accepted: 2,
         listeners_rejected: 0,
         controller_connected: true,
+        clusters: 7,
+        listeners: 5,
+        epoch: Some(2),
         workers_started: true,
         inbound: Inbound {
             connections: 17,

@@ -189,6 +189,118 @@ fn probes_are_forwarded_with_their_status() {
     });
 }
 
+/// Answers every gRPC call with this message and status, and says what was asked.
+fn grpc_server(
+    message: &'static [u8],
+    status: &'static str,
+) -> (u16, std::sync::mpsc::Receiver<(String, Vec<u8>)>) {
+    use http_body_util::{BodyExt, StreamBody};
+    use hyper::body::{Bytes, Frame};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    let listener = TcpListener::bind((OWN, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (send, asked) = std::sync::mpsc::channel();
+    let answer = move |request: http::Request<hyper::body::Incoming>| {
+        let send = send.clone();
+        async move {
+            let path = request.uri().path().to_owned();
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let _ = send.send((path, body.to_vec()));
+            let trailers =
+                http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), status.parse().unwrap())]);
+            let frames = [Frame::data(Bytes::from_static(message)), Frame::trailers(trailers)];
+            let body = StreamBody::new(tokio_stream::iter(frames.map(Ok::<_, std::convert::Infallible>)));
+            Ok::<_, std::convert::Infallible>(http::Response::new(body))
+        }
+    };
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            listener.set_nonblocking(true).unwrap();
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let service = hyper::service::service_fn(answer.clone());
+                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+            }
+        });
+    });
+    (port, asked)
+}
+
+#[test]
+fn grpc_probes_ask_the_health_service() {
+    isolated("sidecar::grpc_probes_ask_the_health_service", || {
+        let controller = Controller::start(Behaviour::Refuse(403, "PodGone"), None);
+        let (serving, asked) = grpc_server(&[0, 0, 0, 0, 2, 8, 1], "0");
+        let (ill, _ill_asked) = grpc_server(&[0, 0, 0, 0, 2, 8, 2], "0");
+        let (other, _other_asked) = grpc_server(&[], "12");
+        let http = TcpListener::bind((OWN, 0)).unwrap();
+        let http_port = http.local_addr().unwrap().port();
+        mirror(http);
+        let grpc = |port: u16| json!({ "scheme": "GRPC", "port": port, "service": "shop.Orders" });
+        let probes = json!({
+            "app/liveness": grpc(serving), "ill/liveness": grpc(ill), "none/liveness": grpc(other),
+            "gone/liveness": grpc(1), "http/liveness": grpc(http_port),
+        });
+        let sidecar =
+            Sidecar::start(&controller, &envoy(ENVOYS[1]), &[("MESHWRIGHT_PROBES", &probes.to_string())]);
+        until("the server answers", || get("/livez"));
+        let cases = [("app", 200), ("ill", 503), ("none", 503), ("gone", 502), ("http", 502)];
+        for (container, status) in cases {
+            let answer = get(&format!("/probe/{container}/liveness"));
+            assert_eq!(answer.as_ref().map(|(status, _)| *status), Some(status), "{container}: {answer:?}");
+        }
+        let (path, body) = asked.recv().unwrap();
+        assert_eq!(path, "/grpc.health.v1.Health/Check");
+        assert!(body.ends_with(b"shop.Orders"), "{body:?}");
+        drop(sidecar);
+    });
+}
+
+#[test]
+fn it_ends_when_the_application_has_ended_for_good() {
+    isolated("sidecar::it_ends_when_the_application_has_ended_for_good", || {
+        let controller = Controller::start(signs(), None);
+        for behaviour in [signs(), Behaviour::Refuse(503, "NotReady")] {
+            controller.behave(behaviour);
+            let sidecar = Sidecar::start(&controller, &envoy(ENVOYS[1]), &[]);
+            until("it runs", || get("/readyz"));
+            std::fs::write(sidecar.path("pod/apps-ended"), "true").unwrap();
+            assert_eq!(sidecar.exit_code(), Some(0));
+        }
+    });
+}
+
+#[test]
+fn what_it_cannot_read_or_write_is_named() {
+    isolated("sidecar::what_it_cannot_read_or_write_is_named", || {
+        let controller = Controller::start(signs(), None);
+        let sidecar = Sidecar::start(&controller, &envoy(ENVOYS[1]), &[]);
+        sidecar.wait_reason("AwaitingController");
+        drop(sidecar);
+
+        let program = envoy(ENVOYS[1]);
+        let sidecar = Sidecar::start_prepared(&controller, &program, |directory| {
+            std::fs::remove_file(directory.join("token")).unwrap();
+        });
+        until("the missing token is named", || get("/readyz").filter(|(_, body)| body.contains("token")));
+        drop(sidecar);
+
+        let sidecar = Sidecar::start_prepared(&controller, &program, |directory| {
+            let secrets = directory.join("sds");
+            std::fs::create_dir(&secrets).unwrap();
+            shell(&format!("mount -t tmpfs -o ro tmpfs {}", secrets.display()));
+        });
+        let log = until("it gives up", || Some(sidecar.log()).filter(|log| log.contains("Read-only")));
+        assert!(log.contains("cannot hand the secrets to Envoy: cannot write"), "{log}");
+        shell(&format!("umount {}", sidecar.path("sds").display()));
+        assert_eq!(sidecar.exit_code(), Some(1));
+    });
+}
+
 #[test]
 fn wait_and_drain_speak_to_the_sidecar() {
     isolated("sidecar::wait_and_drain_speak_to_the_sidecar", || {

@@ -257,7 +257,12 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts it with the user id of the tests.
     pub fn start(controller: &Controller, program: &Path, change: &[(&'static str, &str)]) -> Self {
-        Self::start_with(Command::new(PROGRAM), controller, program, change)
+        Self::start_with(Command::new(PROGRAM), controller, program, change, |_| {})
+    }
+
+    /// Starts it after something was done to its directory.
+    pub fn start_prepared(controller: &Controller, program: &Path, prepare: impl FnOnce(&Path)) -> Self {
+        Self::start_with(Command::new(PROGRAM), controller, program, &[], prepare)
     }
 
     /// Starts it with the user id of a sidecar, so that the redirect knows it.
@@ -268,7 +273,7 @@ impl Sidecar {
     ) -> Self {
         let mut command = Command::new(PROGRAM);
         command.uid(PROXY_UID).gid(PROXY_UID);
-        Self::start_with(command, controller, program, change)
+        Self::start_with(command, controller, program, change, |_| {})
     }
 
     fn start_with(
@@ -276,9 +281,10 @@ impl Sidecar {
         controller: &Controller,
         program: &Path,
         change: &[(&'static str, &str)],
+        prepare: impl FnOnce(&Path),
     ) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let started = Self::launch(command, directory.path(), controller, program, change);
+        let started = Self::launch(command, directory.path(), controller, program, change, prepare);
         Self { _temporary: Some(directory), ..started }
     }
 
@@ -290,7 +296,7 @@ impl Sidecar {
         change: &[(&'static str, &str)],
     ) -> Self {
         std::fs::create_dir_all(directory).expect("a directory");
-        Self::launch(Command::new(PROGRAM), directory, controller, program, change)
+        Self::launch(Command::new(PROGRAM), directory, controller, program, change, |_| {})
     }
 
     fn launch(
@@ -299,11 +305,15 @@ impl Sidecar {
         controller: &Controller,
         program: &Path,
         change: &[(&'static str, &str)],
+        prepare: impl FnOnce(&Path),
     ) -> Self {
         let at = |name: &str| directory.join(name);
         std::fs::write(at("token"), "header.claims.signature\n").expect("a file");
+        std::fs::create_dir_all(at("pod")).expect("a directory");
+        std::fs::write(at("pod/apps-ended"), "").expect("a file");
         std::fs::write(at("ca.crt"), controller.authority.root()).expect("a file");
         shell(&format!("chmod 777 {}", directory.display()));
+        prepare(directory);
         let mut variables = variables();
         variables.insert("MESHWRIGHT_CONTROLLER", format!("localhost:{}", controller.port));
         variables.insert("POD_IP", "127.0.0.1".to_owned());
@@ -316,6 +326,7 @@ impl Sidecar {
             .args(["--run-dir".as_ref(), directory.as_os_str()])
             .args(["--token-file".as_ref(), at("token").as_os_str()])
             .args(["--trust-file".as_ref(), at("ca.crt").as_os_str()])
+            .args(["--pod-dir".as_ref(), at("pod").as_os_str()])
             .args(["--envoy".as_ref(), program.as_os_str()])
             .envs(variables)
             .stdin(Stdio::null())

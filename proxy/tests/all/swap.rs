@@ -1,0 +1,374 @@
+//! Two slots of one sidecar, with everything real but kubelet: the tests start and stop the slots as it would.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::listener::v3 as listener;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_filter;
+use envoy_types::pb::envoy::service::discovery::v3::Resource;
+use prost::Message;
+use proxy::constants::PROXY_UID;
+use proxy::swap::Slot;
+use proxy::swap::shared::Shared;
+use serde_json::Value;
+
+use crate::certificate::Life;
+use crate::controller::{Behaviour, Configuration, Controller};
+use crate::end_of_a_pod::{any, configuration};
+use crate::load::{self, Load, ping};
+use crate::redirect_network::{POD, address, envoy_for_sidecar, init, pod_and_outside};
+use crate::support::{ENVOYS, Network, PROGRAM, Running, get, isolated, shell, until, variables};
+
+const HTTP: u16 = 8080;
+const TCP: u16 = 9000;
+/// The shortest that there is.
+const DRAIN_SECONDS: &str = "11";
+
+/// As for the end of a pod, and with bytes on one port.
+fn serving() -> Configuration {
+    let mut configuration = configuration();
+    let resource: &mut Resource = &mut configuration[1].1[0];
+    let inner = resource.resource.as_mut().unwrap();
+    let mut inbound = listener::Listener::decode(inner.value.as_slice()).unwrap();
+    let proxy = tcp_filter::TcpProxy {
+        stat_prefix: "inbound_9000".into(),
+        cluster_specifier: Some(tcp_filter::tcp_proxy::ClusterSpecifier::Cluster("inbound".into())),
+        ..Default::default()
+    };
+    inbound.filter_chains.push(listener::FilterChain {
+        filter_chain_match: Some(listener::FilterChainMatch {
+            destination_port: Some(envoy_types::pb::google::protobuf::UInt32Value { value: TCP.into() }),
+            ..Default::default()
+        }),
+        filters: vec![listener::Filter {
+            name: "envoy.filters.network.tcp_proxy".into(),
+            config_type: Some(listener::filter::ConfigType::TypedConfig(any(&proxy))),
+        }],
+        ..Default::default()
+    });
+    inner.value = inbound.encode_to_vec();
+    configuration
+}
+
+/// What every Envoy rejects: a listener without an address.
+fn rejected() -> Configuration {
+    let mut configuration = serving();
+    let inner = configuration[1].1[0].resource.as_mut().unwrap();
+    let mut inbound = listener::Listener::decode(inner.value.as_slice()).unwrap();
+    inbound.address = Some(core::Address::default());
+    inner.value = inbound.encode_to_vec();
+    configuration
+}
+
+/// A pod with two slots and its directory.
+struct Pod {
+    directory: tempfile::TempDir,
+    controller: Arc<Controller>,
+    outside: Arc<Network>,
+    shared: Shared,
+    slots: [Option<Running>; 2],
+}
+
+impl Pod {
+    fn start(version: &str) -> Self {
+        shell("mount -t tmpfs -o mode=1777 tmpfs /dev/shm");
+        let outside = Arc::new(pod_and_outside());
+        init();
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let controller = Controller::start(Behaviour::Sign(Life::default()), Some(serving()));
+        std::fs::write(at("token"), "header.claims.signature").unwrap();
+        std::fs::write(at("ca.crt"), controller.authority.root()).unwrap();
+        std::fs::create_dir(at("pod")).unwrap();
+        std::fs::write(at("pod/live-slot"), "a").unwrap();
+        for version in ENVOYS {
+            std::fs::create_dir(at(version)).unwrap();
+            envoy_for_sidecar(version, &at(version));
+        }
+        let shared = Shared::new(directory.path()).unwrap();
+        shell(&format!("cd {}; chmod 777 . pod slots", directory.path().display()));
+        load::app(address(POD, HTTP), address(POD, TCP));
+        let mut pod = Self { directory, controller, outside, shared, slots: [None, None] };
+        pod.start_slot(Slot::A, &pod.envoy(version));
+        pod.start_slot(Slot::B, &pod.envoy(version));
+        pod.until_ready();
+        pod
+    }
+
+    fn envoy(&self, version: &str) -> PathBuf {
+        self.directory.path().join(version).join("envoy")
+    }
+
+    fn start_slot(&mut self, slot: Slot, program: &Path) {
+        let at = |name: &str| self.directory.path().join(name);
+        let mut variables = variables();
+        variables.extend([
+            ("MESHWRIGHT_CONTROLLER", format!("localhost:{}", self.controller.port)),
+            ("POD_IP", POD.to_owned()),
+            ("MESHWRIGHT_SLOT", slot.name().to_owned()),
+            ("MESHWRIGHT_SWAP_DRAIN_SECONDS", DRAIN_SECONDS.to_owned()),
+            ("MESHWRIGHT_CONCURRENCY", "1".to_owned()),
+        ]);
+        let log =
+            std::fs::File::options().create(true).append(true).open(at(&format!("log-{slot}"))).unwrap();
+        let child = Command::new(PROGRAM)
+            .uid(PROXY_UID)
+            .gid(PROXY_UID)
+            .arg("run")
+            .args(["--run-dir".as_ref(), self.directory.path().as_os_str()])
+            .args(["--token-file".as_ref(), at("token").as_os_str()])
+            .args(["--trust-file".as_ref(), at("ca.crt").as_os_str()])
+            .args(["--pod-dir".as_ref(), at("pod").as_os_str()])
+            .args(["--envoy".as_ref(), program.as_os_str()])
+            .envs(variables)
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.slots[slot as usize] = Some(Running(child));
+    }
+
+    fn process(&mut self, slot: Slot) -> &mut Child {
+        &mut self.slots[slot as usize].as_mut().expect("it was started").0
+    }
+
+    fn exit_code(&mut self, slot: Slot) -> Option<i32> {
+        let log = self.log(slot);
+        until(&format!("slot {slot} ends; it logged: {log}"), || self.process(slot).try_wait().unwrap())
+            .code()
+    }
+
+    fn log(&self, slot: Slot) -> String {
+        std::fs::read_to_string(self.directory.path().join(format!("log-{slot}"))).unwrap_or_default()
+    }
+
+    /// What a change of the idle slot's image and of the annotation makes kubelet do.
+    fn replace(&mut self, slot: Slot, program: &Path) {
+        let pid = self.process(slot).id();
+        shell(&format!("kill -TERM {pid}"));
+        assert_eq!(self.exit_code(slot), Some(0), "a parked slot ends at once: {}", self.log(slot));
+        self.want(slot);
+        self.start_slot(slot, program);
+    }
+
+    /// What kubelet does with a container that has ended.
+    fn restart(&mut self, slot: Slot, program: &Path) {
+        self.exit_code(slot);
+        self.start_slot(slot, program);
+    }
+
+    fn want(&self, slot: Slot) {
+        std::fs::write(self.directory.path().join("pod/live-slot"), slot.name()).unwrap();
+    }
+
+    fn is_live(&self, slot: Slot) -> Option<()> {
+        self.shared.live().filter(|live| live.slot == slot).map(drop)
+    }
+
+    fn until_live(&self, slot: Slot) {
+        for _ in 0..2 {
+            if try_until(|| self.is_live(slot)).is_some() {
+                return;
+            }
+        }
+        panic!("slot {slot} is not live; a: {}\nb: {}", self.log(Slot::A), self.log(Slot::B));
+    }
+
+    fn until_ready(&self) {
+        let ready = try_until(|| get("/readyz").filter(|(status, _)| *status == 200));
+        assert!(ready.is_some(), "{:?}; a: {}\nb: {}", get("/readyz"), self.log(Slot::A), self.log(Slot::B));
+    }
+
+    fn load(&self) -> Load {
+        Load::start(&self.outside, address(POD, HTTP), address(POD, TCP))
+    }
+}
+
+/// As `until`, but longer and without giving up the test.
+fn try_until<T>(mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+    let began = std::time::Instant::now();
+    loop {
+        match condition() {
+            Some(value) => return Some(value),
+            None if began.elapsed().as_secs() >= 90 => return None,
+            None => std::thread::sleep(std::time::Duration::from_millis(50)),
+        }
+    }
+}
+
+/// Lets some more of every kind of traffic pass.
+fn traffic(load: &Load) {
+    let before = load.done();
+    until("traffic passes", || (load.done() > before + 200).then_some(()));
+}
+
+fn no_failure(load: Load) -> u64 {
+    let (done, failures) = load.stop();
+    assert_eq!(failures, [""; 0], "of {done}");
+    done
+}
+
+fn envoy_version() -> String {
+    let (_, body) = crate::support::ask("127.0.0.1:15000".parse().unwrap(), "GET", "/server_info").unwrap();
+    let info: Value = serde_json::from_str(&body).unwrap();
+    info["version"].as_str().unwrap().split('/').nth(1).unwrap().to_owned()
+}
+
+#[test]
+fn swaps_back_and_forth_lose_nothing() {
+    isolated("swap::swaps_back_and_forth_lose_nothing", || {
+        // Two for the suite; more by hand.
+        let swaps = std::env::var("MESHWRIGHT_SWAPS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+        let mut pod = Pod::start(ENVOYS[0]);
+        let load = pod.load();
+        traffic(&load);
+        let mut slot = Slot::A;
+        for swap in 1..=swaps {
+            let (http, tcp) = (address(POD, HTTP), address(POD, TCP));
+            let mut long = pod.outside.inside(move || [load::long_tcp(tcp), load::long_upgraded(http)]);
+            slot = slot.other();
+            let version = ENVOYS[swap % 2];
+            pod.replace(slot, &pod.envoy(version));
+            pod.until_live(slot);
+            assert_eq!(envoy_version(), version);
+            assert_eq!(get("/readyz").map(|(status, _)| status), Some(200));
+            assert!(pod.shared.is_alive(slot.other()), "the old one drains");
+            for stream in &mut long {
+                ping(stream).expect("a connection of the old Envoy goes on");
+            }
+            traffic(&load);
+            until("the old one has drained and parks", || (!pod.shared.is_alive(slot.other())).then_some(()));
+            assert!(pod.process(slot.other()).try_wait().unwrap().is_none(), "its container did not end");
+        }
+        println!("{swaps} swaps, {} requests, none failed", no_failure(load));
+    });
+}
+
+#[test]
+fn a_new_envoy_that_ends_at_its_start_changes_nothing() {
+    isolated("swap::a_new_envoy_that_ends_at_its_start_changes_nothing", || {
+        let mut pod = Pod::start(ENVOYS[0]);
+        let load = pod.load();
+        let broken = pod.directory.path().join("broken");
+        std::fs::write(&broken, "#!/bin/sh\nexit 3\n").unwrap();
+        shell(&format!("chmod 755 {}", broken.display()));
+        pod.replace(Slot::B, &broken);
+        assert_eq!(pod.exit_code(Slot::B), Some(proxy::swap::FAILED));
+        let log = pod.log(Slot::B);
+        assert!(log.contains("the new Envoy ended with exit code 3 while it was starting"), "{log}");
+        pod.restart(Slot::B, &broken);
+        traffic(&load);
+        assert_eq!(get("/readyz").map(|(status, _)| status), Some(200));
+        assert!(pod.process(Slot::B).try_wait().unwrap().is_none(), "it waits before it tries again");
+        // The way back is the annotation alone.
+        pod.want(Slot::A);
+        traffic(&load);
+        assert!(pod.is_live(Slot::A).is_some());
+        no_failure(load);
+    });
+}
+
+#[test]
+fn a_new_envoy_that_rejects_its_configuration_changes_nothing() {
+    isolated("swap::a_new_envoy_that_rejects_its_configuration_changes_nothing", || {
+        let mut pod = Pod::start(ENVOYS[0]);
+        let load = pod.load();
+        pod.controller.configure(rejected());
+        let program = pod.envoy(ENVOYS[1]);
+        pod.replace(Slot::B, &program);
+        assert_eq!(pod.exit_code(Slot::B), Some(proxy::swap::FAILED));
+        let log = pod.log(Slot::B);
+        assert!(log.contains("rejects its configuration (0 of clusters, 1 of listeners)"), "{log}");
+        assert_eq!(get("/readyz").map(|(status, _)| status), Some(200));
+        traffic(&load);
+        // The old one lost its admin interface by this, and gets it back when the configuration is good again.
+        pod.controller.configure(serving());
+        let healed = try_until(|| pod.shared.live().filter(|live| live.slot == Slot::A && live.epoch > 0));
+        assert!(healed.is_some(), "{}", pod.log(Slot::A));
+        pod.until_ready();
+        assert_eq!(envoy_version(), ENVOYS[0]);
+        traffic(&load);
+        no_failure(load);
+    });
+}
+
+#[test]
+fn a_new_envoy_that_dies_while_it_waits_changes_nothing() {
+    isolated("swap::a_new_envoy_that_dies_while_it_waits_changes_nothing", || {
+        let mut pod = Pod::start(ENVOYS[0]);
+        let load = pod.load();
+        // A controller that was killed after it had signed the certificate: it never sends a configuration.
+        pod.controller.configure(Vec::new());
+        let program = pod.envoy(ENVOYS[1]);
+        pod.replace(Slot::B, &program);
+        let launcher = pod.process(Slot::B).id();
+        until("the new Envoy has taken the admin interface", || {
+            let (_, body) = crate::support::ask("127.0.0.1:15000".parse().unwrap(), "GET", "/ready").ok()?;
+            body.contains("INITIALIZING").then_some(())
+        });
+        assert_eq!(get("/readyz").map(|(status, _)| status), Some(200), "the old one serves");
+        traffic(&load);
+        shell(&format!("pkill -KILL -P {launcher}"));
+        assert_eq!(pod.exit_code(Slot::B), Some(proxy::swap::FAILED));
+        pod.controller.configure(serving());
+        let healed = try_until(|| pod.shared.live().filter(|live| live.slot == Slot::A && live.epoch > 0));
+        assert!(healed.is_some(), "{}", pod.log(Slot::A));
+        pod.until_ready();
+        traffic(&load);
+        no_failure(load);
+    });
+}
+
+#[test]
+fn a_live_slot_that_crashes_comes_back_itself() {
+    isolated("swap::a_live_slot_that_crashes_comes_back_itself", || {
+        let mut pod = Pod::start(ENVOYS[1]);
+        let launcher = pod.process(Slot::A).id();
+        shell(&format!("pkill -KILL -P {launcher}"));
+        let program = pod.envoy(ENVOYS[1]);
+        assert_eq!(pod.exit_code(Slot::A), Some(137));
+        pod.start_slot(Slot::A, &program);
+        pod.until_ready();
+        assert_eq!(pod.shared.live().map(|live| (live.slot, live.epoch)), Some((Slot::A, 1)));
+        assert!(!pod.shared.is_alive(Slot::B), "the idle one stays idle");
+        let load = pod.load();
+        traffic(&load);
+        no_failure(load);
+    });
+}
+
+#[test]
+fn a_full_shared_memory_is_named() {
+    isolated("swap::a_full_shared_memory_is_named", || {
+        let mut pod = Pod::start(ENVOYS[1]);
+        let load = pod.load();
+        shell("mount -o remount,size=1m /dev/shm; cat /dev/zero > /dev/shm/filler 2>/dev/null || true");
+        let program = pod.envoy(ENVOYS[1]);
+        pod.replace(Slot::B, &program);
+        assert_eq!(pod.exit_code(Slot::B), Some(proxy::swap::FAILED));
+        let log = pod.log(Slot::B);
+        assert!(log.contains("/dev/shm is full"), "{log}");
+        traffic(&load);
+        no_failure(load);
+    });
+}
+
+#[test]
+fn the_hook_of_a_parked_slot_does_not_drain_the_pod() {
+    let directory = tempfile::tempdir().unwrap();
+    let shared = Shared::new(directory.path()).unwrap();
+    shared.set_live(proxy::swap::shared::Live { slot: Slot::A, epoch: 0 }).unwrap();
+    let drain = |slot: &str| {
+        let output = Command::new(PROGRAM)
+            .args(["drain", "--slot", slot, "--run-dir"])
+            .arg(directory.path())
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    assert_eq!(drain("b"), "slot b is parked\n");
+    assert!(drain("a").contains("does not answer"), "the live one asks the sidecar, which is not there");
+}
