@@ -41,6 +41,7 @@ pub(super) fn pod(object: &Pod) -> PodPart {
         revision: label(labels::REVISION),
         terminating: object.metadata.deletion_timestamp.is_some(),
         finished: matches!(phase, Some("Succeeded" | "Failed")),
+        swapping: sidecar && swapping(object).unwrap_or(false),
         ports: containers.iter().flat_map(named_ports).collect(),
         addresses: addresses(object),
         labels,
@@ -55,6 +56,21 @@ fn addresses(object: &Pod) -> BTreeSet<IpAddr> {
     let Some(status) = &object.status else { return BTreeSet::new() };
     let listed = status.pod_ips.iter().flatten().map(|one| &one.ip).chain(&status.pod_ip);
     listed.filter_map(|address| address.parse().ok()).collect()
+}
+
+/// For about a second in each upgrade in place, the kubelet reports a pod as not ready because the container of an idle
+/// slot starts anew. Nothing that serves has changed then.
+fn swapping(object: &Pod) -> Option<bool> {
+    let status = object.status.as_ref()?;
+    let gated = object.spec.as_ref()?.readiness_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+    let inits = status.init_container_statuses.iter().flatten();
+    let all: Vec<_> = status.container_statuses.iter().flatten().chain(inits).collect();
+    let slot = |name: &str| all.iter().find(|status| status.name == name).map(|status| status.ready);
+    let (a, b) = (slot(labels::PROXY_CONTAINER)?, slot(labels::PROXY_CONTAINER_B)?);
+    let is_slot = |name: &str| [labels::PROXY_CONTAINER, labels::PROXY_CONTAINER_B].contains(&name);
+    let statuses = status.container_statuses.iter().flatten();
+    let mut apps = statuses.filter(|status| !is_slot(&status.name)).peekable();
+    Some(!gated && a != b && apps.peek().is_some() && apps.all(|status| status.ready))
 }
 
 fn named_ports(container: &Container) -> impl Iterator<Item = (String, u16)> {

@@ -71,6 +71,9 @@ pub struct PodPart {
     pub terminating: bool,
     /// Whether it has run to its end.
     pub finished: bool,
+    /// Whether it takes calls even while Kubernetes says that it isn't ready: it has two slots for its sidecar, one is
+    /// being replaced, and everything else is ready.
+    pub swapping: bool,
     /// Labels, for selectors.
     pub labels: BTreeMap<String, String>,
     /// Named TCP ports of its containers.

@@ -171,6 +171,34 @@ fn a_pod_is_meshed_by_label_and_container_together() {
 }
 
 #[test]
+fn a_pod_whose_idle_slot_starts_anew_goes_on_taking_calls() {
+    let swapping = |containers: &[(&str, bool)], gates: Value| {
+        let statuses: Vec<_> = containers
+            .iter()
+            .map(|(name, ready)| json!({"name": name, "ready": ready, "image": "", "imageID": "", "restartCount": 0}))
+            .collect();
+        let names: Vec<_> = containers.iter().map(|(name, _)| json!({"name": name})).collect();
+        let value = json!({
+            "metadata": {"name": "p", "namespace": NS, "labels": {"meshwright.io/mesh": "demo"}},
+            "spec": {"containers": names, "readinessGates": gates},
+            "status": {"containerStatuses": statuses},
+        });
+        let object: k8s_openapi::api::core::v1::Pod = serde_json::from_value(value).unwrap();
+        let Part::Pod(part) = ingest(&object.into()).unwrap() else { panic!() };
+        part.swapping
+    };
+    let (a, b) = ("meshwright-proxy", "meshwright-proxy-b");
+    assert!(swapping(&[(a, true), (b, false), ("app", true)], Value::Null));
+    assert!(swapping(&[(a, false), (b, true), ("app", true)], Value::Null));
+    assert!(!swapping(&[(a, true), (b, false), ("app", false)], Value::Null), "the app is not ready");
+    assert!(!swapping(&[(a, false), (b, false), ("app", true)], Value::Null), "no slot serves");
+    assert!(!swapping(&[(a, false), ("app", true)], Value::Null), "it has one slot");
+    assert!(!swapping(&[(a, true), (b, false)], Value::Null));
+    let gate = json!([{"conditionType": "example.com/gate"}]);
+    assert!(!swapping(&[(a, true), (b, false), ("app", true)], gate), "somebody else has a say");
+}
+
+#[test]
 fn endpoints_say_whether_they_take_calls() {
     let endpoint = |address: &str, conditions: Value, kind: &str| json!({"addresses": [address], "conditions": conditions, "targetRef": {"kind": kind, "name": address}});
     let value = json!({
