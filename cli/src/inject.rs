@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use crds::labels;
+use crds::mesh_config::UpgradeStrategy;
 use injector::{Decision, NamespaceMeta, Settings};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
@@ -29,6 +30,12 @@ pub struct Arguments {
     /// Namespace of the control plane
     #[arg(long, default_value = labels::SYSTEM_NAMESPACE)]
     mesh_namespace: String,
+    /// As in a cluster whose sidecars are native ones (Kubernetes 1.32 and newer)
+    #[arg(long)]
+    native_sidecars: bool,
+    /// As in a mesh or namespace whose upgrade strategy is HotSwap
+    #[arg(long)]
+    hot_swap: bool,
     /// Prefix of all images
     #[arg(long, default_value = "meshwright/")]
     image_prefix: String,
@@ -44,8 +51,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
         let place = format!("{}:{}", arguments.filename.display(), document.line());
         let mut object = document.untyped().with_context(|| place.clone())?;
         let decision = decide(&mut object, &settings).with_context(|| place.clone())?;
-        denied |= matches!(decision, Some(Decision::Deny(_)));
-        if let Some(Decision::Deny(problem)) = &decision
+        denied |= matches!(decision, Some(Decided { decision: Decision::Deny(_), .. }));
+        if let Some(Decided { decision: Decision::Deny(problem), .. }) = &decision
             && !arguments.explain
         {
             eprintln!("{place}: {problem}");
@@ -74,11 +81,21 @@ fn settings(arguments: &Arguments) -> Settings {
     let controller =
         format!("{controller}.{}.svc.cluster.local:{}", arguments.mesh_namespace, labels::CONTROLLER_PORT);
     let image = format!("{}proxy:{}", arguments.image_prefix, arguments.version);
-    Settings::new(&arguments.mesh, &arguments.mesh_namespace, &arguments.version, &controller, &image)
+    let settings =
+        Settings::new(&arguments.mesh, &arguments.mesh_namespace, &arguments.version, &controller, &image);
+    let strategy = if arguments.hot_swap { UpgradeStrategy::HotSwap } else { UpgradeStrategy::Restart };
+    Settings { native_sidecars: arguments.native_sidecars, strategy, ..settings }
+}
+
+/// What injection says about a pod or pod template.
+#[derive(Debug, PartialEq)]
+struct Decided {
+    decision: Decision,
+    advice: Vec<String>,
 }
 
 /// Injects into the object itself (a Pod) or its pod template. `None` for kinds without pods.
-fn decide(object: &mut Value, settings: &Settings) -> anyhow::Result<Option<Decision>> {
+fn decide(object: &mut Value, settings: &Settings) -> anyhow::Result<Option<Decided>> {
     let pointer = match object["kind"].as_str().unwrap_or_default() {
         "Pod" => "",
         "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => "/spec/template",
@@ -93,16 +110,21 @@ fn decide(object: &mut Value, settings: &Settings) -> anyhow::Result<Option<Deci
         template.entry("metadata").or_insert_with(|| json!({}));
     }
     let pod: Pod = serde_json::from_value(template.clone()).context("it does not read as a pod")?;
-    let decision = injector::inject(&pod, &NamespaceMeta::assumed(&namespace, &settings.mesh), settings);
+    let namespace = NamespaceMeta::assumed(&namespace, &settings.mesh);
+    let decision = injector::inject(&pod, &namespace, settings);
     if let Decision::Inject(patch) | Decision::Skip(_, patch) = &decision {
         json_patch::patch(template, patch).context("the patch does not fit")?;
     }
-    Ok(Some(decision))
+    let advice = match &decision {
+        Decision::Inject(_) => injector::advice::advice(&pod, &namespace),
+        Decision::Skip(..) | Decision::Deny(_) => Vec::new(),
+    };
+    Ok(Some(Decided { decision, advice }))
 }
 
-fn explain(place: &str, object: &Value, decision: Option<&Decision>) -> String {
+fn explain(place: &str, object: &Value, decided: Option<&Decided>) -> String {
     let name = crate::cluster::describe(object);
-    let (verdict, patch) = match decision {
+    let (verdict, patch) = match decided.map(|decided| &decided.decision) {
         None => ("has no pods".to_owned(), None),
         Some(Decision::Inject(patch)) => ("gets a sidecar".to_owned(), Some(patch)),
         Some(Decision::Skip(reason, patch)) => {
@@ -111,6 +133,9 @@ fn explain(place: &str, object: &Value, decision: Option<&Decision>) -> String {
         Some(Decision::Deny(problem)) => (format!("is refused, {problem}"), None),
     };
     let mut text = format!("{place}: {name} {verdict}\n");
+    for advice in decided.iter().flat_map(|decided| &decided.advice) {
+        text.push_str(&format!("  warning: {advice}\n"));
+    }
     for operation in patch.iter().flat_map(|patch| &patch.0) {
         let operation = json!(operation);
         let (op, path) =

@@ -6,6 +6,7 @@ use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview
 use kube::core::{DynamicObject, Status};
 use serde::de::DeserializeOwned;
 
+use crate::advice::advice;
 use crate::decision::{Decision, DenyReason, Problem};
 use crate::settings::{NamespaceMeta, Settings};
 use crate::validate;
@@ -89,7 +90,11 @@ pub fn mutate(
             deny(response, &format!("meshwright: {problem} (to keep the pod out of the mesh: {OPT_OUT})"))
         }
     };
-    (audited(response, decision.label()), Some(decision))
+    let mut response = audited(response, decision.label());
+    if matches!(decision, Decision::Inject(_)) {
+        response.warnings = Some(advice(pod, namespace)).filter(|said| !said.is_empty());
+    }
+    (response, Some(decision))
 }
 
 const OPT_OUT: &str = "label meshwright.io/inject: \"false\"";

@@ -44,8 +44,9 @@ pub fn skip(pod: &Pod, namespace: &NamespaceMeta, settings: &Settings) -> Result
 /// A pod that was read from the cluster and applied again, or that the API server asks about a second time.
 fn already_injected(pod: &Pod, spec: &PodSpec, settings: &Settings) -> Result<Option<Reason>, Problem> {
     // Not necessarily the first any more: another webhook may have put its own container before ours.
-    let Some(proxy) = spec.containers.iter().find(|container| container.name == labels::PROXY_CONTAINER)
-    else {
+    let inits = spec.init_containers.iter().flatten();
+    let mut all = spec.containers.iter().chain(inits);
+    let Some(proxy) = all.find(|container| container.name == labels::PROXY_CONTAINER) else {
         return Ok(None);
     };
     let has_init =
@@ -74,13 +75,15 @@ fn wants_windows(spec: &PodSpec) -> bool {
 }
 
 /// Refuses what would break the sidecar or pass it by.
-pub fn check(spec: &PodSpec) -> Result<(), Problem> {
+pub fn check(spec: &PodSpec, settings: &Settings) -> Result<(), Problem> {
     let init = spec.init_containers.iter().flatten();
-    for container in init.chain(&spec.containers) {
+    for container in init.clone().chain(&spec.containers) {
         check_name(&container.name)?;
         check_ports(container)?;
     }
-    spec.containers.iter().try_for_each(|container| check_user(container, spec))?;
+    // Init containers that end before the redirection begins may be anybody.
+    let lasting = init.filter(|container| settings.native_sidecars || container.restart_policy.is_some());
+    lasting.chain(&spec.containers).try_for_each(|container| check_user(container, spec))?;
     for volume in spec.volumes.iter().flatten() {
         if sidecar::VOLUMES.contains(&volume.name.as_str()) {
             return Err(Problem::new(
@@ -93,7 +96,7 @@ pub fn check(spec: &PodSpec) -> Result<(), Problem> {
 }
 
 fn check_name(name: &str) -> Result<(), Problem> {
-    if [labels::PROXY_CONTAINER, labels::INIT_CONTAINER].contains(&name) {
+    if [labels::PROXY_CONTAINER, labels::PROXY_CONTAINER_B, labels::INIT_CONTAINER].contains(&name) {
         let message = format!(
             "container {name} has a name that the sidecar needs and is not our sidecar; rename it, or, if it was \
              copied from a running pod, remove everything that injection added"

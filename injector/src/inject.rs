@@ -14,8 +14,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::decision::{Decision, DenyReason, Problem};
-use crate::probes::{self, AppProbes};
+use crate::probes::{self, AppProbes, Starts};
 use crate::settings::{NamespaceMeta, Settings};
+use crate::sidecar::Slot;
 use crate::{eligibility, overrides, sidecar};
 
 /// Decides about a pod that is about to be created.
@@ -38,44 +39,73 @@ fn decide(pod: &Pod, namespace: &NamespaceMeta, settings: &Settings) -> Result<D
     let Some(spec) = &pod.spec else {
         return Err(Problem::new(DenyReason::Unreadable, "the pod has no spec"));
     };
-    eligibility::check(spec)?;
-    let settings = overrides::apply(pod, settings)?;
+    eligibility::check(spec, settings)?;
+    let settings = Settings { strategy: namespace.strategy(settings), ..overrides::apply(pod, settings)? };
     let mut edited = pod.clone();
-    let probes = edit(&mut edited, &settings)?;
+    let probes = edit(&mut edited, &settings);
     let mut patch = difference(pod, &edited)?;
     patch.0.extend(additions(pod, spec, &settings, &probes)?);
     Ok(Decision::Inject(patch))
 }
 
 /// Changes what is there already; returns what the probes were.
-fn edit(pod: &mut Pod, settings: &Settings) -> Result<AppProbes, Problem> {
+fn edit(pod: &mut Pod, settings: &Settings) -> AppProbes {
     set(&mut pod.metadata.labels, labels::MESH, &settings.mesh);
     set(&mut pod.metadata.labels, labels::REVISION, &settings.revision);
     set(&mut pod.metadata.annotations, labels::INJECTION, sidecar::INJECTED);
-    let mut app_probes = AppProbes::new();
-    for container in pod.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
-        probes::rewrite(container, &settings.redirection.inbound_ports, &mut app_probes)?;
+    if pod.spec.as_ref().is_some_and(|spec| sidecar::has_slots(spec, settings)) {
+        set(&mut pod.metadata.annotations, labels::LIVE_SLOT, Slot::A.name());
+    }
+    let mut probes = AppProbes::new();
+    let Some(spec) = &mut pod.spec else { return probes };
+    for container in &mut spec.containers {
+        probes::rewrite(container, Starts::After, &mut probes);
         let lifecycle = container.lifecycle.get_or_insert_with(Lifecycle::default);
         lifecycle.pre_stop.get_or_insert_with(sidecar::hold);
     }
-    Ok(app_probes)
+    // Native sidecars of the app's own; init containers that end have no probes.
+    let starts = if settings.native_sidecars { Starts::After } else { Starts::Before };
+    for container in spec.init_containers.iter_mut().flatten() {
+        probes::rewrite(container, starts, &mut probes);
+    }
+    probes
 }
 
-/// The sidecar first (its postStart hook holds the app back), the init container last (init containers of the
-/// app still find the plain network), volumes at the end.
+/// Volumes at the end; containers where their order says when they start:
+///
+/// - The sidecar is a container: first, since its postStart hook holds the others back. The redirection is the last
+///   init container, so those of the app still find the plain network.
+/// - The sidecar is native: redirection and sidecar are the first init containers, so those of the app find the mesh.
 fn additions(
     pod: &Pod,
     spec: &PodSpec,
     settings: &Settings,
     probes: &AppProbes,
 ) -> Result<Vec<PatchOperation>, Problem> {
-    let mut operations = vec![add(&["spec", "containers", "0"], &sidecar::proxy(pod, settings, probes))?];
+    let proxies = sidecar::proxies(pod, spec, settings, &probes::json(probes)?);
     let init = sidecar::init(settings);
-    operations.push(match &spec.init_containers {
-        Some(_) => add(&["spec", "initContainers", "-"], &init)?,
-        None => add(&["spec", "initContainers"], &[init])?,
-    });
-    let volumes = sidecar::volumes(settings);
+    let mut operations = Vec::new();
+    match (settings.native_sidecars, &spec.init_containers) {
+        (true, Some(_)) => {
+            for container in proxies.iter().rev().chain([&init]) {
+                operations.push(add(&["spec", "initContainers", "0"], container)?);
+            }
+        }
+        (true, None) => {
+            let all: Vec<_> = std::iter::once(init).chain(proxies).collect();
+            operations.push(add(&["spec", "initContainers"], &all)?);
+        }
+        (false, inits) => {
+            for container in proxies.iter().rev() {
+                operations.push(add(&["spec", "containers", "0"], container)?);
+            }
+            operations.push(match inits {
+                Some(_) => add(&["spec", "initContainers", "-"], &init)?,
+                None => add(&["spec", "initContainers"], &[init])?,
+            });
+        }
+    }
+    let volumes = sidecar::volumes(spec, settings);
     match &spec.volumes {
         Some(_) => {
             for volume in &volumes {

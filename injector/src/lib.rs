@@ -12,11 +12,13 @@
 //! around it; the command line uses the same functions offline.
 
 pub mod admission;
+pub mod advice;
 pub mod decision;
 mod eligibility;
 pub mod inject;
 pub mod overrides;
 mod probes;
+mod resources;
 pub mod settings;
 mod sidecar;
 pub mod validate;

@@ -61,12 +61,53 @@ struct Arguments {
     /// Address of the admin port
     #[arg(long, default_value = "0.0.0.0:9090")]
     admin: SocketAddr,
+    /// Whether sidecars are native ones (init containers that go on running)
+    #[arg(long, value_enum, default_value_t = Native::Auto)]
+    native_sidecars: Native,
     /// Projected token for the controller
     #[arg(long, default_value = "/var/run/secrets/meshwright/token")]
     token: PathBuf,
     /// Trust bundle (PEM)
     #[arg(long, default_value = "/etc/meshwright/trust/ca.crt")]
     trust: PathBuf,
+}
+
+/// Whether sidecars are native ones.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Native {
+    /// As the API server's version says.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The first minor version of an API server beside which every kubelet knows native sidecars (1.29, on by default): a
+/// kubelet may be three minor versions older.
+const NATIVE_SINCE: u32 = 32;
+
+impl Native {
+    async fn decide(self, client: &kube::Client) -> anyhow::Result<bool> {
+        match self {
+            Self::Always => Ok(true),
+            Self::Never => Ok(false),
+            Self::Auto => {
+                let version = client.apiserver_version().await.context("the API server's version")?;
+                Ok(is_native(&version.major, &version.minor))
+            }
+        }
+    }
+}
+
+/// Some clouds write a minor version as `32+`.
+fn is_native(major: &str, minor: &str) -> bool {
+    let minor = minor.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>();
+    match major.parse::<u32>() {
+        Ok(1) => minor.is_ok_and(|minor| minor >= NATIVE_SINCE),
+        Ok(major) => major > 1,
+        Err(_) => false,
+    }
 }
 
 impl Arguments {
@@ -88,9 +129,10 @@ impl Arguments {
         }
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self, native_sidecars: bool) -> Settings {
         let controller = self.controller_of_sidecars();
-        Settings::new(&self.mesh, &self.namespace, &self.revision, &controller, &self.image)
+        let settings = Settings::new(&self.mesh, &self.namespace, &self.revision, &controller, &self.image);
+        Settings { native_sidecars, ..settings }
     }
 }
 
@@ -124,7 +166,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     });
     let config = certificates.identity().server_config_without_clients().context("TLS")?;
     let client = kube::Client::try_default().await.context("no way to reach the Kubernetes API")?;
-    let facts = watch::start(client, arguments.settings(), &readiness, &shutdown.stopping);
+    let native = arguments.native_sidecars.decide(&client).await?;
+    tracing::info!(native, "sidecars");
+    let facts = watch::start(client, arguments.settings(native), &readiness, &shutdown.stopping);
     let keep = keep_certificate(certificates, readiness.clone(), shutdown.clone());
 
     let state = facts.clone();
@@ -152,4 +196,24 @@ async fn keep_certificate(certificates: certificates::Client, readiness: Readine
         Err(_) => {}
     };
     certificates.keep(shutdown.stopping, told).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_native;
+
+    #[test]
+    fn native_sidecars_need_kubelets_that_know_them() {
+        for (major, minor, native) in [
+            ("1", "20", false),
+            ("1", "31", false),
+            ("1", "32", true),
+            ("1", "33+", true),
+            ("2", "0", true),
+            ("1", "", false),
+            ("x", "40", false),
+        ] {
+            assert_eq!(is_native(major, minor), native, "{major}.{minor}");
+        }
+    }
 }

@@ -9,16 +9,26 @@ use std::str::FromStr;
 use crds::labels;
 use crds::mesh_config::LogLevel;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 
 use crate::decision::{DenyReason, Problem};
+use crate::resources;
 use crate::settings::Settings;
 
 /// Prefix of every annotation of this module.
 pub const PREFIX: &str = "sidecar.meshwright.io/";
 /// The annotations that are understood, without [`PREFIX`].
-pub const KNOWN: [&str; 5] =
-    ["log-level", "concurrency", "exclude-outbound-ports", "exclude-outbound-cidrs", "exclude-inbound-ports"];
+pub const KNOWN: [&str; 9] = [
+    "log-level",
+    "concurrency",
+    "cpu-request",
+    "cpu-limit",
+    "memory-request",
+    "memory-limit",
+    "exclude-outbound-ports",
+    "exclude-outbound-cidrs",
+    "exclude-inbound-ports",
+];
 
 /// Whether the pod asks to stay outside (`meshwright.io/inject`, label or annotation).
 ///
@@ -52,14 +62,27 @@ pub fn apply(pod: &Pod, settings: &Settings) -> Result<Settings, Problem> {
             "exclude-outbound-ports" => settings.redirection.outbound_ports.extend(ports(key, value)?),
             "exclude-inbound-ports" => settings.redirection.inbound_ports.extend(ports(key, value)?),
             "exclude-outbound-cidrs" => settings.redirection.outbound_cidrs.extend(cidrs(key, value)?),
-            _ => {
-                let message =
-                    format!("annotation {key} is not known; known are {PREFIX}{{{}}}", KNOWN.join(", "));
-                return Err(Problem::new(DenyReason::InvalidOverride, message));
-            }
+            name => resource(&mut settings.resources, name, key, value)?,
         }
     }
-    Ok(settings)
+    match resources::excess(&settings.resources) {
+        None => Ok(settings),
+        Some((resource, request, limit)) => {
+            let message = format!(
+                "the sidecar would request {request} of {resource} and be limited to {limit}; the annotations \
+                 {PREFIX}{resource}-request and {PREFIX}{resource}-limit add to what the MeshConfig says"
+            );
+            Err(Problem::new(DenyReason::InvalidOverride, message))
+        }
+    }
+}
+
+fn resource(resources: &mut ResourceRequirements, name: &str, key: &str, value: &str) -> Result<(), Problem> {
+    let Some((_, resource, limit)) = resources::KNOWN.iter().find(|(known, _, _)| *known == name) else {
+        let message = format!("annotation {key} is not known; known are {PREFIX}{{{}}}", KNOWN.join(", "));
+        return Err(Problem::new(DenyReason::InvalidOverride, message));
+    };
+    resources::set(resources, resource, *limit, value).map_err(|()| invalid(key, value, resources::HINT))
 }
 
 /// Envoy's word for a log level.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::MeshConfigSpec;
 use crds::labels;
-use crds::mesh_config::{Exclusions, LogLevel};
+use crds::mesh_config::{Exclusions, LogLevel, UpgradeStrategy};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -30,6 +30,10 @@ pub struct Settings {
     pub concurrency: u16,
     /// Resources of the sidecar.
     pub resources: ResourceRequirements,
+    /// Whether the cluster knows sidecars as init containers that go on running (Kubernetes, KEP-753).
+    pub native_sidecars: bool,
+    /// How sidecars will get their next release, where the namespace doesn't say otherwise.
+    pub strategy: UpgradeStrategy,
     /// Traffic that is not redirected.
     pub redirection: Redirection,
 }
@@ -69,6 +73,8 @@ impl Settings {
             log_level: LogLevel::default(),
             concurrency: 1,
             resources: default_resources(),
+            native_sidecars: false,
+            strategy: UpgradeStrategy::default(),
             redirection: Redirection::default(),
         }
     }
@@ -83,6 +89,7 @@ impl Settings {
             log_level: spec.sidecar.log_level,
             concurrency: concurrency(spec.sidecar.concurrency)?,
             resources: spec.sidecar.resources.clone().unwrap_or_else(default_resources),
+            strategy: spec.upgrade.strategy,
             redirection: Redirection::parse(&spec.traffic.exclusions)?,
             ..self.clone()
         })
@@ -156,17 +163,28 @@ pub struct NamespaceMeta {
     pub labels: BTreeMap<String, String>,
     /// Whether it is being deleted.
     pub terminating: bool,
+    /// Its annotation [`labels::UPGRADE_STRATEGY`].
+    pub strategy: Option<String>,
 }
 
 impl NamespaceMeta {
     /// What the injector needs of a namespace object.
     #[must_use]
     pub fn of(namespace: &Namespace) -> Self {
+        let annotations = namespace.metadata.annotations.as_ref();
+        let annotation = annotations.and_then(|annotations| annotations.get(labels::UPGRADE_STRATEGY));
         Self {
             name: namespace.metadata.name.clone().unwrap_or_default(),
             labels: namespace.metadata.labels.clone().unwrap_or_default(),
             terminating: namespace.metadata.deletion_timestamp.is_some(),
+            strategy: annotation.cloned(),
         }
+    }
+
+    /// How its sidecars will get their next release; what cannot be read changes nothing ([`crate::advice`] says so).
+    #[must_use]
+    pub fn strategy(&self, settings: &Settings) -> UpgradeStrategy {
+        self.strategy.as_deref().and_then(UpgradeStrategy::parse).unwrap_or(settings.strategy)
     }
 
     /// A namespace of which only is known that the API server asked this mesh's injector about one of its pods:
@@ -174,6 +192,6 @@ impl NamespaceMeta {
     #[must_use]
     pub fn assumed(name: &str, mesh: &str) -> Self {
         let labels = BTreeMap::from([(labels::MESH.to_owned(), mesh.to_owned())]);
-        Self { name: name.to_owned(), labels, terminating: false }
+        Self { name: name.to_owned(), labels, ..Self::default() }
     }
 }

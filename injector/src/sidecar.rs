@@ -1,53 +1,122 @@
 //! What injection adds to a pod: the table "Sidecar" of docs/ARCHITECTURE.md as values.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use crds::labels;
+use crds::mesh_config::UpgradeStrategy;
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction,
-    HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector, Pod, Probe,
-    ProjectedVolumeSource, SeccompProfile, SecurityContext, ServiceAccountTokenProjection, Volume,
-    VolumeMount, VolumeProjection,
+    Capabilities, ConfigMapVolumeSource, Container, DownwardAPIVolumeFile, DownwardAPIVolumeSource,
+    EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction, KeyToPath, Lifecycle,
+    LifecycleHandler, ObjectFieldSelector, Pod, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
+    SeccompProfile, SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::overrides::log_level_name;
-use crate::probes::AppProbes;
 use crate::settings::{Redirection, Settings};
 
 /// Value of the annotation [`labels::INJECTION`] on a pod with a sidecar.
 pub const INJECTED: &str = "injected";
 /// Names of the volumes that are added.
-pub const VOLUMES: [&str; 3] = [RUN, TOKEN, TRUST];
+pub const VOLUMES: [&str; 4] = [RUN, TOKEN, TRUST, POD];
 
 const RUN: &str = "meshwright-run";
 const TOKEN: &str = "meshwright-token";
 const TRUST: &str = "meshwright-trust";
+const POD: &str = "meshwright-pod";
 const BINARY: &str = "/usr/local/bin/meshwright-proxy";
+/// A native sidecar that is not ready by then is started anew; the controller may take its time.
+const NATIVE_START_SECONDS: i32 = 600;
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// Life of the projected token; the kubelet renews it at 80 %. Shorter is refused by Kubernetes below 600.
 const TOKEN_SECONDS: i64 = 3600;
 
-/// The sidecar container.
-pub fn proxy(pod: &Pod, settings: &Settings, probes: &AppProbes) -> Container {
+/// One of the two slots of a sidecar that can be swapped in place (`proxy`, `swap`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// The one that is live at first.
+    A,
+    /// The one that is idle at first.
+    B,
+}
+
+impl Slot {
+    /// Its name in annotations and in the sidecar's environment.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+}
+
+/// Whether the pod gets two slots. One that shall end by itself does not live long enough.
+pub fn has_slots(spec: &PodSpec, settings: &Settings) -> bool {
+    settings.strategy == UpgradeStrategy::HotSwap && !ends_by_itself(spec)
+}
+
+fn ends_by_itself(spec: &PodSpec) -> bool {
+    spec.restart_policy.as_deref().is_some_and(|policy| policy != "Always")
+}
+
+/// The sidecar's containers, in order; `probes` is what `MESHWRIGHT_PROBES` says.
+pub fn proxies(pod: &Pod, spec: &PodSpec, settings: &Settings, probes: &str) -> Vec<Container> {
+    let environment = environment(pod, settings, probes);
+    if !has_slots(spec, settings) {
+        let told = is_told(spec, settings);
+        return vec![proxy(settings, environment, told)];
+    }
+    let slot = |slot: Slot| {
+        let mut environment = environment.clone();
+        environment.push(value("MESHWRIGHT_SLOT", slot.name()));
+        environment.push(value("MESHWRIGHT_SWAP_DRAIN_SECONDS", &labels::SWAP_DRAIN_SECONDS.to_string()));
+        proxy(settings, environment, true)
+    };
+    let mut idle = slot(Slot::B);
+    labels::PROXY_CONTAINER_B.clone_into(&mut idle.name);
+    // The pod is ready when one slot is; and only one of them works at a time, so requests count once.
+    idle.startup_probe = None;
+    if let Some(lifecycle) = &mut idle.lifecycle {
+        lifecycle.post_start = None;
+    }
+    idle.resources =
+        Some(ResourceRequirements { requests: Some(idle_requests()), ..settings.resources.clone() });
+    vec![slot(Slot::A), idle]
+}
+
+/// What a parked launcher needs. (Left out, requests would be the limits.)
+fn idle_requests() -> BTreeMap<String, Quantity> {
+    [("cpu", "1m"), ("memory", "8Mi")]
+        .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
+        .into()
+}
+
+fn proxy(settings: &Settings, environment: Vec<EnvVar>, told: bool) -> Container {
+    let native = settings.native_sidecars;
+    let mut mounts = vec![
+        mount(RUN, "/run/meshwright", false),
+        mount(TOKEN, "/var/run/secrets/meshwright", true),
+        mount(TRUST, "/etc/meshwright/trust", true),
+    ];
+    if told {
+        mounts.push(mount(POD, "/etc/meshwright/pod", true));
+    }
     Container {
         name: labels::PROXY_CONTAINER.to_owned(),
         image: Some(settings.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         args: Some(vec!["run".to_owned()]),
-        env: Some(environment(pod, settings, probes)),
+        env: Some(environment),
         resources: Some(settings.resources.clone()),
-        readiness_probe: Some(Probe {
-            http_get: Some(http_get("/readyz")),
-            period_seconds: Some(1),
-            timeout_seconds: Some(2),
-            failure_threshold: Some(3),
-            ..Probe::default()
-        }),
+        restart_policy: native.then(|| "Always".to_owned()),
+        readiness_probe: Some(readiness(3)),
+        // Holds back whatever starts after a native sidecar, as the postStart hook does otherwise.
+        startup_probe: native.then(|| readiness(NATIVE_START_SECONDS)),
         lifecycle: Some(Lifecycle {
-            post_start: Some(exec("wait")),
+            post_start: (!native).then(|| exec("wait")),
             pre_stop: Some(exec("drain")),
             ..Lifecycle::default()
         }),
@@ -57,13 +126,25 @@ pub fn proxy(pod: &Pod, settings: &Settings, probes: &AppProbes) -> Container {
             run_as_non_root: Some(true),
             ..restricted(None)
         }),
-        volume_mounts: Some(vec![
-            mount(RUN, "/run/meshwright", false),
-            mount(TOKEN, "/var/run/secrets/meshwright", true),
-            mount(TRUST, "/etc/meshwright/trust", true),
-        ]),
+        volume_mounts: Some(mounts),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
+    }
+}
+
+/// Whether the sidecar reads annotations of its pod: where the operator says which slot is live; and where the pod
+/// shall end by itself and only the API tells that the app has. (The kubelet ends a native sidecar.)
+fn is_told(spec: &PodSpec, settings: &Settings) -> bool {
+    has_slots(spec, settings) || (ends_by_itself(spec) && !settings.native_sidecars)
+}
+
+fn readiness(failure_threshold: i32) -> Probe {
+    Probe {
+        http_get: Some(http_get("/readyz")),
+        period_seconds: Some(1),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failure_threshold),
+        ..Probe::default()
     }
 }
 
@@ -88,18 +169,43 @@ pub fn init(settings: &Settings) -> Container {
 }
 
 /// The volumes that [`proxy`] mounts.
-pub fn volumes(settings: &Settings) -> [Volume; 3] {
-    let run = Volume {
+pub fn volumes(spec: &PodSpec, settings: &Settings) -> Vec<Volume> {
+    let told = is_told(spec, settings).then(annotations);
+    [run(), token(settings), trust()].into_iter().chain(told).collect()
+}
+
+fn annotations() -> Volume {
+    let item = |path: &str, annotation: &str| DownwardAPIVolumeFile {
+        path: path.to_owned(),
+        field_ref: Some(ObjectFieldSelector {
+            api_version: Some("v1".to_owned()),
+            field_path: format!("metadata.annotations['{annotation}']"),
+        }),
+        ..DownwardAPIVolumeFile::default()
+    };
+    let items = vec![item("apps-ended", labels::APPS_ENDED), item("live-slot", labels::LIVE_SLOT)];
+    Volume {
+        name: POD.to_owned(),
+        downward_api: Some(DownwardAPIVolumeSource { items: Some(items), ..Default::default() }),
+        ..Volume::default()
+    }
+}
+
+fn run() -> Volume {
+    Volume {
         name: RUN.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource { medium: Some("Memory".to_owned()), ..Default::default() }),
         ..Volume::default()
-    };
+    }
+}
+
+fn token(settings: &Settings) -> Volume {
     let token = ServiceAccountTokenProjection {
         audience: Some(labels::audience(&settings.mesh)),
         expiration_seconds: Some(TOKEN_SECONDS),
         path: "token".to_owned(),
     };
-    let token = Volume {
+    Volume {
         name: TOKEN.to_owned(),
         projected: Some(ProjectedVolumeSource {
             sources: Some(vec![VolumeProjection {
@@ -109,9 +215,12 @@ pub fn volumes(settings: &Settings) -> [Volume; 3] {
             ..Default::default()
         }),
         ..Volume::default()
-    };
+    }
+}
+
+fn trust() -> Volume {
     let key = labels::TRUST_BUNDLE_KEY.to_owned();
-    let trust = Volume {
+    Volume {
         name: TRUST.to_owned(),
         config_map: Some(ConfigMapVolumeSource {
             name: labels::TRUST_BUNDLE.to_owned(),
@@ -119,8 +228,7 @@ pub fn volumes(settings: &Settings) -> [Volume; 3] {
             ..Default::default()
         }),
         ..Volume::default()
-    };
-    [run, token, trust]
+    }
 }
 
 /// Keeps an app container alive while calls that are under way still need it.
@@ -128,11 +236,9 @@ pub fn hold() -> LifecycleHandler {
     LifecycleHandler { http_get: Some(http_get("/hold")), ..LifecycleHandler::default() }
 }
 
-fn environment(pod: &Pod, settings: &Settings, probes: &AppProbes) -> Vec<EnvVar> {
+fn environment(pod: &Pod, settings: &Settings, probes: &str) -> Vec<EnvVar> {
     let spec = pod.spec.as_ref();
     let grace = spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE_SECONDS);
-    // A map of text keys and plain structs can always be written as JSON.
-    let probes = serde_json::to_string(probes).unwrap_or_else(|_| "{}".to_owned());
     vec![
         value("MESHWRIGHT_MESH", &settings.mesh),
         value("MESHWRIGHT_TRUST_DOMAIN", &settings.trust_domain),
@@ -145,7 +251,7 @@ fn environment(pod: &Pod, settings: &Settings, probes: &AppProbes) -> Vec<EnvVar
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
         value("MESHWRIGHT_LOG_LEVEL", log_level_name(settings.log_level)),
         value("MESHWRIGHT_CONCURRENCY", &settings.concurrency.to_string()),
-        value("MESHWRIGHT_PROBES", &probes),
+        value("MESHWRIGHT_PROBES", probes),
         value("MESHWRIGHT_GRACE_SECONDS", &grace.to_string()),
     ]
 }

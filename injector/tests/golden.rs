@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crds::labels;
+use crds::mesh_config::UpgradeStrategy;
 use injector::{Decision, NamespaceMeta, Reason, Settings, inject};
 use k8s_openapi::api::core::v1::Pod;
 
@@ -20,7 +21,7 @@ pub fn settings() -> Settings {
 
 pub fn namespace() -> NamespaceMeta {
     let labels = BTreeMap::from([(labels::MESH.to_owned(), "books".to_owned())]);
-    NamespaceMeta { name: "bookstore".to_owned(), labels, terminating: false }
+    NamespaceMeta { name: "bookstore".to_owned(), labels, ..NamespaceMeta::default() }
 }
 
 pub fn pod(yaml: &str) -> Pod {
@@ -69,17 +70,53 @@ fn every_pod_gets_its_decision() {
     }
 }
 
+/// As in a cluster that knows native sidecars.
+pub fn native() -> Settings {
+    Settings { native_sidecars: true, ..settings() }
+}
+
+/// A mesh whose sidecars are swapped in place.
+pub fn swapped() -> Settings {
+    Settings { strategy: UpgradeStrategy::HotSwap, ..settings() }
+}
+
+#[test]
+fn pods_to_be_swapped_have_two_slots() {
+    let both = Settings { native_sidecars: true, ..swapped() };
+    for (name, settings) in
+        [("plain", swapped()), ("job", swapped()), ("resources", swapped()), ("init-containers", both)]
+    {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/pods/{name}.yaml"));
+        let decision = inject(&pod(&std::fs::read_to_string(file).unwrap()), &namespace(), &settings);
+        insta::with_settings!({snapshot_path => "decisions/hot-swap", prepend_module_to_snapshot => false, omit_expression => true}, {
+            insta::assert_snapshot!(name, text(&decision));
+        });
+    }
+}
+
+#[test]
+fn native_sidecars_are_init_containers() {
+    for name in ["plain", "init-containers", "job", "shared-processes"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/pods/{name}.yaml"));
+        let decision = inject(&pod(&std::fs::read_to_string(file).unwrap()), &namespace(), &native());
+        insta::with_settings!({snapshot_path => "decisions/native", prepend_module_to_snapshot => false, omit_expression => true}, {
+            insta::assert_snapshot!(name, text(&decision));
+        });
+    }
+}
+
 #[test]
 fn a_second_pass_changes_nothing() {
-    for file in cases() {
+    let each = |file: PathBuf| [settings(), native(), swapped()].map(|settings| (file.clone(), settings));
+    for (file, settings) in cases().into_iter().flat_map(each) {
         let before = pod(&std::fs::read_to_string(&file).unwrap());
-        let (patch, expected) = match inject(&before, &namespace(), &settings()) {
+        let (patch, expected) = match inject(&before, &namespace(), &settings) {
             Decision::Inject(patch) => (patch, Reason::AlreadyInjected),
             Decision::Skip(reason, patch) => (patch, reason),
             Decision::Deny(_) => continue,
         };
         let after = patched(&before, &patch);
-        match inject(&after, &namespace(), &settings()) {
+        match inject(&after, &namespace(), &settings) {
             Decision::Skip(reason, patch) => {
                 assert_eq!(reason, expected, "{}", file.display());
                 assert!(patch.0.is_empty(), "{}: {patch:?}", file.display());

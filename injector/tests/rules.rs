@@ -1,10 +1,11 @@
 //! Rules that hold for every pod, one test each.
 
 use crds::labels;
+use crds::mesh_config::UpgradeStrategy;
 use injector::{Decision, DenyReason, NamespaceMeta, Reason, Settings, inject};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::golden::{namespace, patched, pod, settings};
+use crate::golden::{namespace, native, patched, pod, settings};
 
 const PLAIN: &str = include_str!("pods/plain.yaml");
 
@@ -74,6 +75,10 @@ fn garbage_in_annotations_is_refused_with_what_to_write() {
         ("sidecar.meshwright.io/exclude-inbound-ports", "70000", "1 to 65535"),
         ("sidecar.meshwright.io/exclude-outbound-cidrs", "10.0.0.0", "10.0.0.0/8"),
         ("sidecar.meshwright.io/exclude-outbound-cidrs", "$(reboot)", "10.0.0.0/8"),
+        ("sidecar.meshwright.io/cpu-request", "many", "100m"),
+        ("sidecar.meshwright.io/cpu-limit", "0", "1m of CPU"),
+        ("sidecar.meshwright.io/memory-request", "-5Mi", "64Mi"),
+        ("sidecar.meshwright.io/memory-limit", "10m", "1Mi of memory"),
         ("sidecar.meshwright.io/surprise", "1", "not known"),
         ("meshwright.io/inject", "maybe", "\"true\" or \"false\""),
     ];
@@ -172,6 +177,85 @@ fn settings_of_the_mesh_reach_the_pod() {
     assert_eq!(value("MESHWRIGHT_LOG_LEVEL"), "info");
     spec.sidecar.concurrency = Some(0);
     assert_eq!(settings().with(&spec).unwrap_err().field, "spec.sidecar.concurrency");
+}
+
+#[test]
+fn the_namespace_has_the_last_word_on_slots() {
+    use UpgradeStrategy::{HotSwap, Restart};
+
+    let slots = |mesh: UpgradeStrategy, namespace_says: Option<&str>| {
+        let settings = Settings { strategy: mesh, ..settings() };
+        let namespace = NamespaceMeta { strategy: namespace_says.map(str::to_owned), ..namespace() };
+        let Decision::Inject(patch) = inject(&pod(PLAIN), &namespace, &settings) else {
+            panic!("not injected")
+        };
+        let after = patched(&pod(PLAIN), &patch);
+        let live = after.metadata.annotations.unwrap().get(labels::LIVE_SLOT).cloned();
+        let names = after.spec.unwrap().containers.into_iter().map(|container| container.name);
+        let proxies = names.filter(|name| name.starts_with(labels::PROXY_CONTAINER)).count();
+        assert_eq!(live.is_some(), proxies == 2);
+        proxies
+    };
+    assert_eq!((slots(Restart, None), slots(HotSwap, None)), (1, 2));
+    assert_eq!((slots(Restart, Some("HotSwap")), slots(HotSwap, Some("Restart"))), (2, 1));
+    assert_eq!(
+        (slots(Restart, Some("hotswap")), slots(HotSwap, Some(""))),
+        (1, 2),
+        "a typo locks nobody out"
+    );
+}
+
+#[test]
+fn a_hundred_containers_get_one_sidecar() {
+    let container = |index: usize| Container {
+        name: format!("c{index}"),
+        readiness_probe: Some(
+            serde_json::from_value(serde_json::json!({"httpGet": {"port": 8000 + index}})).unwrap(),
+        ),
+        ..Container::default()
+    };
+    let mut many = pod(PLAIN);
+    many.spec.as_mut().unwrap().containers = (0..100).map(container).collect();
+    let after = injected(&many, &settings()).spec.unwrap();
+    assert_eq!(after.containers.len(), 101);
+    let probe =
+        |container: &Container| container.readiness_probe.clone().unwrap().http_get.unwrap().path.unwrap();
+    let paths: std::collections::BTreeSet<_> = after.containers[1..].iter().map(probe).collect();
+    assert_eq!(paths.len(), 100, "each container keeps a probe of its own");
+}
+
+#[test]
+fn probes_that_the_sidecar_could_not_be_told_are_refused() {
+    let mut long = pod(PLAIN);
+    let path = format!("/{}", "x".repeat(130 * 1024));
+    let probe = serde_json::json!({"httpGet": {"port": 80, "path": path}});
+    long.spec.as_mut().unwrap().containers[0].readiness_probe = Some(serde_json::from_value(probe).unwrap());
+    match inject(&long, &namespace(), &settings()) {
+        Decision::Deny(problem) => {
+            assert_eq!(problem.reason, DenyReason::UnsupportedProbe);
+            assert!(problem.message.len() < 300, "{problem}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_init_container_that_lasts_may_not_pass_the_sidecar_by() {
+    let mut lasting = pod(PLAIN);
+    let init = serde_json::json!([{"name": "agent", "restartPolicy": "Always", "securityContext": {"runAsUser": 1337}}]);
+    lasting.spec.as_mut().unwrap().init_containers = Some(serde_json::from_value(init).unwrap());
+    for settings in [settings(), native()] {
+        match inject(&lasting, &namespace(), &settings) {
+            Decision::Deny(problem) => assert_eq!(problem.reason, DenyReason::UserCollision),
+            other => panic!("{other:?}"),
+        }
+    }
+    lasting.spec.as_mut().unwrap().init_containers.as_mut().unwrap()[0].restart_policy = None;
+    assert!(
+        matches!(inject(&lasting, &namespace(), &settings()), Decision::Inject(_)),
+        "it ends before the redirection"
+    );
+    assert!(matches!(inject(&lasting, &namespace(), &native()), Decision::Deny(_)), "it runs after it");
 }
 
 #[test]
