@@ -16,7 +16,7 @@ use crate::fleet::Fleet;
 /// Name of the operator's Deployment, ServiceAccount and Lease.
 pub const OPERATOR: &str = "meshwright-operator";
 
-/// Shared by the three reconcilers.
+/// Shared by the reconcilers.
 pub struct Context {
     /// Talks to the API server.
     pub client: Client,
@@ -83,7 +83,7 @@ impl Context {
 /// Label of the reconcile counters.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Reconciler {
-    /// `control_plane`, `policy_source` or `upgrade`.
+    /// `control_plane`, `policy_source`, `upgrade` or `completion`.
     pub reconciler: &'static str,
 }
 

@@ -3,13 +3,15 @@
 //! ```text
 //!            ┌ control_plane   MeshConfig → revisions, webhooks, namespaces, trust
 //!  main ─────┼ policy_source   Git → policies            each: gather → build (pure) → apply → report
-//!  (leader)  └ upgrade         plan → waves of restarts
+//!  (leader)  ├ upgrade         plan → waves of restarts
+//!            └ completion      tells sidecars of pods that shall end
 //!                  │
-//!                  └ context, apply, conditions, events, fleet: shared by all three
+//!                  └ context, apply, conditions, events, fleet: shared by all
 //! ```
-//! Only the leader runs the three. Nobody depends on this crate; it is a library for its tests.
+//! Only the leader runs them. Nobody depends on this crate; it is a library for its tests.
 
 pub mod apply;
+pub mod completion;
 pub mod conditions;
 pub mod context;
 pub mod control_plane;

@@ -1,7 +1,7 @@
-//! `meshwright-operator`: parses flags, waits to lead, runs the three reconcilers until it must stop.
+//! `meshwright-operator`: parses flags, waits to lead, runs the reconcilers until it must stop.
 //!
 //! ```text
-//!  flags ──▶ Context ──▶ lease ──▶ control_plane + policy_source + upgrade
+//!  flags ──▶ Context ──▶ lease ──▶ control_plane + policy_source + upgrade + completion
 //!                          └─ lost ──▶ exit: another replica leads, and nothing may be written twice
 //! ```
 
@@ -141,7 +141,7 @@ async fn lead(election: Election, ctx: Arc<Context>) -> anyhow::Result<()> {
     }
 }
 
-/// All three, until shutdown begins; the first error ends all.
+/// All of them, until shutdown begins; the first error ends all.
 async fn reconcilers(ctx: Arc<Context>) -> anyhow::Result<()> {
     let overdue = ctx.shutdown.overdue.clone();
     let all = async {
@@ -149,6 +149,7 @@ async fn reconcilers(ctx: Arc<Context>) -> anyhow::Result<()> {
             operator::control_plane::run(ctx.clone()),
             operator::policy_source::run(ctx.clone()),
             operator::upgrade::run(ctx.clone()),
+            operator::completion::run(ctx.clone()),
         )
     };
     tokio::select! {

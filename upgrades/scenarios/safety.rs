@@ -1,7 +1,7 @@
 //! The checker, shown to object: each test spoils a good plan or its facts in one way.
 
 use upgrades::check::Rule;
-use upgrades::facts::{Approval, Kind, Readiness, WorkloadId};
+use upgrades::facts::{Approval, Kind, Readiness, Slot, Slots, WorkloadId};
 use upgrades::plan::Cost;
 use upgrades::{Action, Observed, Plan, check, plan};
 
@@ -9,7 +9,17 @@ use crate::world::World;
 
 /// Facts and a plan that evicts a pod of `cart` (3 replicas, a budget) in `shop`; `till` comes after.
 fn evicting() -> (Observed, Plan) {
+    moving(false, |action| matches!(action, Action::Evict { .. }))
+}
+
+/// The same, but the sidecar of the pod is swapped.
+fn swapping() -> (Observed, Plan) {
+    moving(true, |action| matches!(action, Action::Swap { .. }))
+}
+
+fn moving(hot_swap: bool, wanted: impl Fn(&Action) -> bool) -> (Observed, Plan) {
     let mut world = World::new(7);
+    world.namespace("shop").hot_swap = hot_swap;
     world.deployment("shop", "cart", 3);
     world.budget("shop", "cart", 1, &["cart"]);
     world.deployment("till", "web", 2);
@@ -19,7 +29,7 @@ fn evicting() -> (Observed, Plan) {
             let p = plan(&o, &world.desired);
             (o, p)
         };
-        if plan.actions.iter().any(|action| matches!(action, Action::Evict { .. })) {
+        if plan.actions.iter().any(&wanted) {
             return (observed, plan);
         }
         let _ = world.pass();
@@ -150,4 +160,35 @@ fn a_release_too_far_away_moves_nothing() {
         assert!(plan.waiting_line().contains("known releases are `0.1.0`, `0.2.0`"), "{plan}");
         world.tick();
     }
+}
+
+#[test]
+fn a_swap_out_of_turn_is_noted() {
+    let (observed, plan) = swapping();
+    assert_eq!(check(&plan, &observed), []);
+    let spoil = |spoil: &dyn Fn(&mut upgrades::facts::Pod)| {
+        let mut observed = observed.clone();
+        let pods = &mut observed.namespaces.get_mut("shop").unwrap().workloads.get_mut(&cart()).unwrap().pods;
+        spoil(pods.values_mut().next().unwrap());
+        rules(&plan, &observed)
+    };
+    let slots = |pod: &mut upgrades::facts::Pod| pod.slots.take().unwrap();
+    assert_eq!(spoil(&|pod| pod.slots = None), [Rule::Expectation]);
+    assert_eq!(spoil(&|pod| pod.uid = "other".to_owned()), [Rule::Expectation]);
+    assert_eq!(spoil(&|pod| pod.slots = Some(Slots { live: Slot::B, ..slots(pod) })), [Rule::Expectation]);
+    let draining =
+        |pod: &mut upgrades::facts::Pod| Some(Slots { swapped_at: Some(observed.now), ..slots(pod) });
+    assert_eq!(spoil(&|pod| pod.slots = draining(pod)), [Rule::Expectation]);
+    let later = |pod: &mut upgrades::facts::Pod| Some(Slots { injected: "0.3.0".to_owned(), ..slots(pod) });
+    assert_eq!(spoil(&|pod| pod.slots = later(pod)), [Rule::Expectation]);
+    let mut restart = observed.clone();
+    restart.namespaces.get_mut("shop").unwrap().hot_swap = false;
+    assert_eq!(rules(&plan, &restart), [Rule::Expectation]);
+    let mut other = observed.clone();
+    let pods = &mut other.namespaces.get_mut("shop").unwrap().workloads.get_mut(&cart()).unwrap().pods;
+    pods.values_mut().next_back().unwrap().ready = false;
+    assert_eq!(rules(&plan, &other), [Rule::Replicas]);
+    let mut two = plan.clone();
+    two.actions.extend(plan.actions.clone());
+    assert_eq!(rules(&two, &observed), [Rule::Replicas]);
 }

@@ -110,3 +110,42 @@ fn a_release_whose_sidecar_never_connects_costs_one_pod() {
     insta::assert_snapshot!(tell(&mut world, 0));
     assert_eq!(world.pods_mut().filter(|pod| pod.revision.as_deref() == Some("0.2.0")).count(), 1);
 }
+
+#[test]
+fn sidecars_are_swapped_in_place() {
+    let mut world = World::new(6);
+    world.namespace("shop").hot_swap = true;
+    world.deployment("shop", "cart", 2);
+    world.budget("shop", "cart", 2, &["cart"]);
+    world.add("shop", Kind::Pod, "debug", 1, Strategy::None);
+    world.add("shop", Kind::Job, "report", 1, Strategy::None);
+    world.add("shop", Kind::StatefulSet, "db", 1, Strategy::None);
+    world.deployment("shop", "old", 1);
+    let old = world.namespace("shop").workloads.iter_mut().find(|(id, _)| id.name == "old").unwrap().1;
+    old.pods.values_mut().for_each(|pod| pod.slots = None);
+    let before: Vec<_> = world.pods_mut().map(|pod| pod.uid.clone()).collect();
+    insta::assert_snapshot!(tell(&mut world, 60));
+    let stayed = world.pods_mut().filter(|pod| before.contains(&pod.uid)).count();
+    assert_eq!(stayed, before.len() - 1, "only the pod with one slot was replaced");
+}
+
+#[test]
+fn a_swap_that_fails_holds_and_goes_back_at_once() {
+    let mut world = World::new(7);
+    world.namespace("shop").hot_swap = true;
+    world.deployment("shop", "cart", 3);
+    for _ in 0..20 {
+        let _ = world.pass();
+        world.tick();
+        world.pods_mut().filter(|pod| pod.revision.as_deref() == Some("0.2.0")).for_each(|pod| {
+            pod.synced_at = u64::MAX;
+            pod.slots.as_mut().unwrap().serving = Some("0.1.0".to_owned());
+        });
+    }
+    let mut text = tell(&mut world, 0);
+    assert_eq!(world.pods_mut().filter(|pod| pod.revision.as_deref() == Some("0.2.0")).count(), 1);
+    world.desired.abort = true;
+    text += "\n# aborted\n";
+    text += &tell(&mut world, 20);
+    insta::assert_snapshot!(text);
+}

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crds::mesh_upgrade::UpgradePhase;
 use upgrades::facts::{
-    Approval, Budget, Desired, Kind, Namespace, Observed, Pod, Proxy, Readiness, Rollout, Strategy, Workload,
-    WorkloadId,
+    Approval, Budget, Desired, Kind, Namespace, Observed, Pod, Proxy, Readiness, Rollout, Slot, Slots,
+    Strategy, Workload, WorkloadId,
 };
 use upgrades::{Action, Catalogue, Plan};
 
@@ -33,6 +33,7 @@ pub struct SimPod {
     pub synced_at: u64,
     pub gone_at: Option<u64>,
     pub mark: Option<String>,
+    pub slots: Option<Slots>,
 }
 
 #[derive(Clone)]
@@ -53,6 +54,7 @@ pub struct SimNamespace {
     pub workloads: BTreeMap<WorkloadId, SimWorkload>,
     /// Name → (minimum of healthy pods, names of the workloads that it covers).
     pub budgets: BTreeMap<String, (u32, BTreeSet<String>)>,
+    pub hot_swap: bool,
 }
 
 #[derive(Clone)]
@@ -166,6 +168,7 @@ impl World {
             terminating: false,
             workloads: workloads.collect(),
             budgets: budgets.collect(),
+            hot_swap: namespace.hot_swap,
         }
     }
 
@@ -175,7 +178,8 @@ impl World {
             let proxy = if pod.synced_at <= self.now { Proxy::InSync } else { Proxy::NotConnected };
             let (uid, revision) = (pod.uid.clone(), pod.revision.clone());
             let ready = pod.ready_at <= self.now;
-            (name.clone(), Pod { uid, revision, ready, terminating: pod.gone_at.is_some(), proxy })
+            let (terminating, slots) = (pod.gone_at.is_some(), pod.slots.clone());
+            (name.clone(), Pod { uid, revision, ready, terminating, proxy, slots })
         });
         Workload {
             replicas: workload.replicas,
@@ -215,6 +219,20 @@ impl World {
                     pod.gone_at = Some(now + drain);
                 }
             }
+            Action::Swap { namespace, workload, pod, uid, expect, to, at } => {
+                let in_sync = now + 1 + self.dice.below(4);
+                let workload = self.namespace(namespace).workloads.get_mut(workload).unwrap();
+                let pod = workload.pods.get_mut(pod).filter(|pod| pod.uid == *uid);
+                if let Some(SimPod { revision, ready_at, synced_at, slots: Some(slots), .. }) = pod
+                    && slots.live == *expect
+                {
+                    // The plan's own time is older if the look was; the kubelet blinks now.
+                    (*revision, slots.live, slots.swapped_at) =
+                        (Some(to.clone()), expect.other(), Some(now.max(*at)));
+                    slots.serving = Some(to.clone());
+                    (*ready_at, *synced_at) = ((*ready_at).max(now + 1), in_sync);
+                }
+            }
             Action::Surge { namespace, deployment, expect, mark } => {
                 let id = WorkloadId { name: deployment.clone(), kind: Kind::Deployment };
                 let workload = self.namespace(namespace).workloads.get_mut(&id).unwrap();
@@ -247,6 +265,12 @@ impl World {
         for namespace in self.namespaces.values_mut() {
             let stale = now < namespace.labelled_at + self.dice.below(lag + 1);
             let label = if stale { &namespace.before } else { &namespace.revision };
+            let slots = label.clone().filter(|_| namespace.hot_swap).map(|injected| Slots {
+                serving: Some(injected.clone()),
+                injected,
+                live: Slot::A,
+                swapped_at: None,
+            });
             for (id, workload) in &mut namespace.workloads {
                 workload.replace_old_template(now);
                 while let Some(name) = workload.missing(id, self.uids) {
@@ -259,6 +283,7 @@ impl World {
                         synced_at: ready_at + self.dice.below(slow),
                         gone_at: None,
                         mark: workload.mark.clone(),
+                        slots: slots.clone().filter(|_| id.kind != Kind::Job),
                     };
                     workload.pods.insert(name, pod);
                 }
@@ -311,6 +336,15 @@ pub const ROLLING: Strategy = Strategy::RollingUpdate { max_surge: 1, max_unavai
 impl SimWorkload {
     pub fn live(&self) -> impl Iterator<Item = (&String, &SimPod)> {
         self.pods.iter().filter(|(_, pod)| pod.gone_at.is_none())
+    }
+
+    /// Pods that take calls: those that are ready, and those whose idle slot starts anew.
+    pub fn serving(&self, now: u64) -> usize {
+        let blinks = |pod: &SimPod| {
+            let swapped_at = pod.slots.as_ref().and_then(|slots| slots.swapped_at);
+            swapped_at.is_some_and(|at| pod.ready_at == at + 1)
+        };
+        self.live().filter(|(_, pod)| pod.ready_at <= now || blinks(pod)).count()
     }
 
     pub fn ready(&self, now: u64) -> usize {

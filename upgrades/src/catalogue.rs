@@ -28,10 +28,18 @@ pub struct Release {
     pub version: Version,
     /// Version of the Envoy in its sidecar image.
     pub envoy: Version,
+    /// What its Envoy prints for `--hot-restart-version`; two that print the same can take over from each other.
+    #[serde(default = "default_hot_restart")]
+    pub hot_restart: String,
     /// Kubernetes versions that it runs on.
     pub kubernetes: VersionReq,
     /// Releases that a mesh may be on when it goes to this one, forwards or back.
     pub reachable_from: Vec<VersionReq>,
+}
+
+/// Of Envoy 1.36 to 1.40 on amd64 and arm64.
+fn default_hot_restart() -> String {
+    "11.104".to_owned()
 }
 
 /// Where the images of a release are.

@@ -7,7 +7,7 @@ use std::fmt;
 use crds::mesh_upgrade::StepState;
 
 use crate::facts::{
-    Approval, Desired, Direction, Kind, Namespace, Observed, Pod, Proxy, Readiness, Strategy,
+    Approval, Desired, Direction, Kind, Namespace, Observed, Pod, Proxy, Readiness, Slot, Strategy,
 };
 use crate::plan::{Action, Cost, Plan, What};
 
@@ -66,6 +66,7 @@ pub fn check(plan: &Plan, observed: &Observed) -> Vec<Note> {
         expectation(action, target, observed, &mut notes);
     }
     replicas(&moves, target, observed, &mut notes);
+    swaps(&moves, target, observed, &mut notes);
     budgets(&moves, observed, &mut notes);
     at_once(&moves, &plan.desired, observed, &mut notes);
     retire(plan, observed, &mut notes);
@@ -165,6 +166,7 @@ fn namespace_of(action: &Action) -> &str {
     match action {
         Action::Relabel { namespace, .. }
         | Action::Evict { namespace, .. }
+        | Action::Swap { namespace, .. }
         | Action::Surge { namespace, .. } => namespace,
         Action::BeginSoak { .. } => "",
     }
@@ -183,6 +185,14 @@ fn expectation(action: &Action, target: &str, observed: &Observed, notes: &mut N
             labelled
                 && movable(&workload.kind)
                 && found.is_some_and(|pod| pod.uid == *uid && !pod.terminating && old(pod))
+        }
+        Action::Swap { workload, pod, uid, expect, to, at, .. } => {
+            let found = namespace.workloads.get(workload).and_then(|workload| workload.pods.get(pod));
+            labelled
+                && namespace.hot_swap
+                && to == target
+                && *at == observed.now
+                && found.is_some_and(|pod| pod.uid == *uid && swappable(pod, *expect, target, observed))
         }
         Action::Surge { deployment, expect, mark, .. } => {
             let mut found = namespace
@@ -204,6 +214,54 @@ fn expectation(action: &Action, target: &str, observed: &Observed, notes: &mut N
     };
     if !fine || namespace.terminating {
         notes.add(Rule::Expectation, format!("{action}: that isn't what was observed"));
+    }
+}
+
+/// It has two slots and a sidecar of another release, whose Envoy can hand over; the idle slot has drained; and the
+/// release that injected it is not newer than the target.
+fn swappable(pod: &Pod, expect: Slot, target: &str, observed: &Observed) -> bool {
+    let (Some(slots), Some(revision)) = (&pod.slots, &pod.revision) else { return false };
+    let release = |version: &str| observed.catalogue.get(version).ok();
+    let (Some(from), Some(to), Some(injected)) =
+        (release(revision), release(target), release(&slots.injected))
+    else {
+        return false;
+    };
+    let drained = slots.swapped_at.is_none_or(|at| at + 300 <= observed.now)
+        || slots.serving.as_deref() == Some(target);
+    !pod.terminating
+        && revision != target
+        && slots.live == expect
+        && from.hot_restart == to.hot_restart
+        && injected.version <= to.version
+        && drained
+}
+
+/// One pod of a workload at a time, and none while another one isn't in order.
+fn swaps(moves: &[&Action], target: &str, observed: &Observed, notes: &mut Notes) {
+    let mut seen = BTreeSet::new();
+    for action in moves {
+        let Action::Swap { namespace, workload, pod, .. } = action else { continue };
+        let evicted = moves.iter().any(|other| {
+            matches!(other, Action::Evict { namespace: n, workload: w, .. } if n == namespace && w == workload)
+        });
+        if !seen.insert((namespace, workload)) || evicted {
+            notes.add(Rule::Replicas, format!("{action}: it is not the only pod of {workload} to move"));
+        }
+        let Some(state) = observed.namespaces.get(namespace) else { continue };
+        let pods = state.workloads.get(workload).map(|workload| &workload.pods);
+        let mut others =
+            pods.into_iter().flatten().filter(|(name, other)| *name != pod && !other.terminating);
+        let moved = |other: &Pod| other.revision.as_deref() == Some(target) && other.proxy != Proxy::InSync;
+        if others.any(|(_, other)| !other.ready || moved(other)) {
+            notes.add(Rule::Replicas, format!("{action}: another pod is not ready"));
+        }
+        for (name, budget) in state.budgets.iter().filter(|(_, budget)| budget.pods.contains(pod)) {
+            let mut all = state.workloads.values().flat_map(|workload| &workload.pods);
+            if budget.allowed == 0 && all.any(|(name, pod)| budget.pods.contains(name) && !pod.ready) {
+                notes.add(Rule::Budget, format!("{action}: {name} is disturbed already"));
+            }
+        }
     }
 }
 
@@ -264,7 +322,9 @@ fn at_once(moves: &[&Action], desired: &Desired, observed: &Observed, notes: &mu
     let mut disturbed: BTreeSet<(&str, &str)> = BTreeSet::new();
     for action in moves {
         match action {
-            Action::Evict { namespace, workload, .. } => disturbed.insert((namespace, &workload.name)),
+            Action::Evict { namespace, workload, .. } | Action::Swap { namespace, workload, .. } => {
+                disturbed.insert((namespace, &workload.name))
+            }
             Action::Surge { namespace, deployment, .. } => disturbed.insert((namespace, deployment)),
             Action::Relabel { .. } | Action::BeginSoak { .. } => false,
         };

@@ -23,8 +23,9 @@ impl fmt::Display for What {
             Self::Approve => write!(f, "approve"),
             Self::BringUp { version } => write!(f, "bring up the control plane of {version}"),
             Self::Label { namespace, version } => write!(f, "label namespace {namespace} for {version}"),
-            Self::Move { place, manner, moved, total } => {
-                write!(f, "move {place} ({moved}/{total}) {manner}")
+            Self::Move { place, manner, no_swap, moved, total } => {
+                write!(f, "move {place} ({moved}/{total}) {manner}")?;
+                no_swap.as_ref().map_or(Ok(()), |why| write!(f, "; {why}"))
             }
             Self::Leave { place, why } => {
                 write!(f, "leave {place}: {}", crate::workload::Manner::Stays(*why))
@@ -44,6 +45,13 @@ impl fmt::Display for Action {
             }
             Self::Evict { namespace, workload, pod, uid: _, cost } => {
                 write!(f, "evict pod {pod} of {workload} in {namespace}: {cost}")
+            }
+            Self::Swap { namespace, workload, pod, uid: _, expect, to, at: _ } => {
+                let slot = expect.other().name();
+                write!(
+                    f,
+                    "swap the sidecar of pod {pod} of {workload} in {namespace}: slot {slot} takes over with {to}"
+                )
             }
             Self::Surge { namespace, deployment, expect: _, mark } => {
                 write!(f, "roll Deployment {deployment} in {namespace}: annotation moved-to becomes {mark}")

@@ -45,6 +45,8 @@ pub struct Namespace {
     pub workloads: BTreeMap<WorkloadId, Workload>,
     /// Its PodDisruptionBudgets by name.
     pub budgets: BTreeMap<String, Budget>,
+    /// Whether sidecars are swapped in place where that can be: its annotation, or else the MeshConfig's strategy.
+    pub hot_swap: bool,
 }
 
 /// Name and kind of a workload within its namespace; ordered by name.
@@ -145,6 +147,30 @@ pub struct Pod {
     pub terminating: bool,
     /// What the controllers say about its sidecar.
     pub proxy: Proxy,
+    /// Its two slots, if it has them.
+    pub slots: Option<Slots>,
+}
+
+/// One of two sidecar containers of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// `meshwright-proxy`.
+    A,
+    /// `meshwright-proxy-b`.
+    B,
+}
+
+/// The slots of a pod that has two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slots {
+    /// Release that injected the pod.
+    pub injected: String,
+    /// Slot that shall be live.
+    pub live: Slot,
+    /// When that was last written, seconds since 1970; never, if the pod is as it was injected.
+    pub swapped_at: Option<u64>,
+    /// Release of the sidecar that the controllers see; none when they see none or could not be asked.
+    pub serving: Option<String>,
 }
 
 /// What the controllers say about a sidecar.
@@ -158,6 +184,8 @@ pub enum Proxy {
     Behind,
     /// Refuses something; Envoy's words.
     Rejecting(String),
+    /// Another release than it shall have still serves; why, as far as the pod shows it.
+    Swapping(String),
     /// Connected and has acknowledged everything.
     InSync,
 }

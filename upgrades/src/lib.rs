@@ -16,6 +16,8 @@ pub mod facts;
 pub mod plan;
 pub mod planner;
 pub mod records;
+pub mod swap;
+mod users;
 pub mod waiting;
 pub mod workload;
 

@@ -2,7 +2,8 @@
 
 use crds::mesh_upgrade::{StepState, UpgradePhase};
 
-use crate::facts::{Desired, WorkloadId};
+use crate::facts::{Desired, Slot, WorkloadId};
+use crate::swap::NoSwap;
 use crate::waiting::{Place, WaitingOn};
 use crate::workload::{Manner, Stays};
 
@@ -60,6 +61,8 @@ pub enum What {
         place: Place,
         /// How.
         manner: Manner,
+        /// Why not in place, where the namespace asks for that.
+        no_swap: Option<NoSwap>,
         /// Sidecars of the target.
         moved: usize,
         /// Sidecars.
@@ -108,6 +111,23 @@ pub enum Action {
         uid: String,
         /// What the eviction costs.
         cost: Cost,
+    },
+    /// Give the idle slot of a pod the image of a release and make it the live one.
+    Swap {
+        /// Namespace.
+        namespace: String,
+        /// Its workload.
+        workload: WorkloadId,
+        /// Pod.
+        pod: String,
+        /// Uid expected to be found.
+        uid: String,
+        /// Slot expected to be live.
+        expect: Slot,
+        /// Release.
+        to: String,
+        /// When, seconds since 1970.
+        at: u64,
     },
     /// Set the annotation `meshwright.io/moved-to` on a Deployment's pod template.
     Surge {

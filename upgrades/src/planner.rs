@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::mesh_upgrade::{StepState, UpgradePhase};
 
-use crate::facts::{Approval, Desired, Direction, Namespace, Observed, Proxy, Readiness, Wave};
+use crate::facts::{Approval, Desired, Direction, Namespace, Observed, Proxy, Readiness, Slot, Wave};
 use crate::plan::{Action, Cost, Plan, Step, What};
+pub use crate::users::users;
 use crate::waiting::{Place, WaitingOn};
-use crate::workload::{Look, Manner, Next, manner};
+use crate::workload::{Look, Manner, Next};
 
 /// Name of the wave of the namespaces that no wave names.
 pub const LAST_WAVE: &str = "others";
@@ -168,8 +169,7 @@ impl<'a> Walk<'a> {
         } else {
             self.gate(label, (!labelled).then(|| WaitingOn::Label { namespace: name.to_owned() }));
         }
-        let movable = labelled && !namespace.terminating;
-        let all = self.workloads(name, namespace, movable);
+        let all = self.workloads(name, namespace, labelled && !namespace.terminating);
         let done = namespace.terminating || (labelled && all);
         self.open &= done;
         done
@@ -182,7 +182,8 @@ impl<'a> Walk<'a> {
             .iter()
             .map(|(id, workload)| {
                 let place = Place { namespace: name.to_owned(), workload: id.clone() };
-                let look = Look { place, namespace, workload, target: self.target };
+                let (catalogue, now) = (&self.observed.catalogue, self.observed.now);
+                let look = Look { place, namespace, workload, target: self.target, catalogue, now };
                 let next = look.next();
                 (look, next)
             })
@@ -204,10 +205,10 @@ impl<'a> Walk<'a> {
         let (moved, old) = (look.moved().count(), look.old().count());
         self.moved += moved;
         self.total += moved + old;
-        let how = manner(&look.place.workload, look.workload);
+        let (how, no_swap) = look.manner();
         let what = match how {
             Manner::Stays(why) => What::Leave { place: look.place.clone(), why },
-            manner => What::Move { place: look.place.clone(), manner, moved, total: moved + old },
+            manner => What::Move { place: look.place.clone(), manner, no_swap, moved, total: moved + old },
         };
         let (state, waiting) = match next {
             Next::Done | Next::Stays(_) => (StepState::Done, None),
@@ -223,6 +224,7 @@ impl<'a> Walk<'a> {
                 };
                 self.evict(look, &pod, cost)
             }
+            Next::Swap { pod, live, budgets } => self.swap(look, &pod, live, &budgets),
             Next::Surge(mark) => self.surge(look, mark),
         };
         if !matches!(waiting, Some(WaitingOn::Turn { .. })) {
@@ -281,6 +283,34 @@ impl<'a> Walk<'a> {
         let uid = look.workload.pods.get(pod).map(|pod| pod.uid.clone()).unwrap_or_default();
         let workload = look.place.workload.clone();
         self.actions.push(Action::Evict { namespace, workload, pod: pod.to_owned(), uid, cost });
+        (StepState::Running, None)
+    }
+
+    fn swap(
+        &mut self,
+        look: &Look<'_>,
+        pod: &str,
+        live: Slot,
+        budgets: &[String],
+    ) -> (StepState, Option<WaitingOn>) {
+        if let Err(wait) = self.turn() {
+            return wait;
+        }
+        for budget in budgets {
+            let key = (look.place.namespace.clone(), budget.clone());
+            if let Some(left) = self.budgets.get_mut(&key) {
+                *left = left.saturating_sub(1);
+            }
+        }
+        self.actions.push(Action::Swap {
+            namespace: look.place.namespace.clone(),
+            workload: look.place.workload.clone(),
+            pod: pod.to_owned(),
+            uid: look.workload.pods.get(pod).map(|pod| pod.uid.clone()).unwrap_or_default(),
+            expect: live,
+            to: self.target.to_owned(),
+            at: self.observed.now,
+        });
         (StepState::Running, None)
     }
 
@@ -367,24 +397,4 @@ impl<'a> Walk<'a> {
         let desired = desired.clone();
         Plan { desired, phase, steps, actions, waiting, moved: self.moved, total: self.total }
     }
-}
-
-/// Who uses a revision, in order: namespaces by their label, pods by their sidecar (also while they end: their
-/// sidecars drain).
-#[must_use]
-pub fn users(observed: &Observed, version: &str) -> Vec<String> {
-    let mut users = Vec::new();
-    for (name, namespace) in &observed.namespaces {
-        if namespace.revision.as_deref() == Some(version) && !namespace.terminating {
-            users.push(format!("namespace {name}"));
-        }
-        for (pod, state) in namespace.workloads.values().flat_map(|workload| &workload.pods) {
-            if state.revision.as_deref() == Some(version) {
-                users.push(format!("pod {pod} in {name}"));
-            }
-        }
-    }
-    let strays = observed.strays.iter().filter(|stray| stray.revision == version);
-    users.extend(strays.map(|stray| format!("pod {} in {}", stray.pod, stray.namespace)));
-    users
 }

@@ -73,6 +73,15 @@ pub enum WaitingOn {
         /// Its state.
         proxy: Proxy,
     },
+    /// The connections of a pod's old sidecar, before its slot is used again.
+    Draining {
+        /// Namespace.
+        namespace: String,
+        /// Pod.
+        pod: String,
+        /// When their time is up, seconds since 1970.
+        until: u64,
+    },
     /// Other workloads having moved first.
     Turn {
         /// Workloads that may move at once now.
@@ -149,6 +158,7 @@ impl WaitingOn {
             | Self::Replicas { .. }
             | Self::PodReady { .. }
             | Self::Sidecar { .. }
+            | Self::Draining { .. }
             | Self::Turn { .. }
             | Self::Soak { .. }
             | Self::InUse { .. }
@@ -173,6 +183,7 @@ impl WaitingOn {
             Self::Replicas { .. } => "ReplicasNotReady",
             Self::PodReady { .. } => "PodNotReady",
             Self::Sidecar { .. } => "SidecarNotInSync",
+            Self::Draining { .. } => "Draining",
             Self::Turn { .. } => "OthersFirst",
             Self::Soak { .. } => "Soaking",
             Self::InUse { .. } => "RevisionInUse",
@@ -222,10 +233,18 @@ impl fmt::Display for WaitingOn {
                     Proxy::Rejecting(words) => {
                         return write!(f, "the sidecar of pod {pod} in {namespace}: Envoy rejects: {words}");
                     }
+                    Proxy::Swapping(why) => {
+                        return write!(f, "the sidecar of pod {pod} in {namespace} to be swapped: {why}");
+                    }
                     Proxy::InSync => "it is in sync",
                 };
                 write!(f, "the sidecar of pod {pod} in {namespace}: {state}")
             }
+            Self::Draining { namespace, pod, until } => write!(
+                f,
+                "the old sidecar of pod {pod} in {namespace}: it keeps its connections until {}",
+                crate::display::time(*until)
+            ),
             Self::Turn { limit: 1 } => write!(f, "another workload, which moves first"),
             Self::Turn { limit } => write!(f, "other workloads: {limit} move at once"),
             Self::Soak { wave, until } => {

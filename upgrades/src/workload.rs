@@ -6,12 +6,16 @@
 
 use std::fmt;
 
-use crate::facts::{Budget, Kind, Namespace, Pod, Proxy, Rollout, Strategy, Workload, WorkloadId};
+use crate::catalogue::Catalogue;
+use crate::facts::{Budget, Kind, Namespace, Pod, Proxy, Rollout, Slot, Strategy, Workload, WorkloadId};
+use crate::swap::{self, NoSwap};
 use crate::waiting::{Place, WaitingOn};
 
 /// How the pods of a workload are moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Manner {
+    /// Their sidecars are swapped in place, one pod at a time.
+    Swap,
     /// One pod at a time through the Eviction API, while all others are ready.
     Evict,
     /// One pod at a time, highest ordinal first.
@@ -49,6 +53,7 @@ pub enum Stays {
 impl fmt::Display for Manner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Swap => "in place, one pod at a time: a new sidecar takes over while the app runs on",
             Self::Evict => "by eviction, one pod at a time, while all others are ready",
             Self::EvictInOrder => "by eviction, highest ordinal first, while all others are ready",
             Self::Surge => {
@@ -114,6 +119,15 @@ pub(crate) enum Next {
         /// Budget that pays for it.
         budget: Option<String>,
     },
+    /// Swap the sidecar of this pod.
+    Swap {
+        /// The pod.
+        pod: String,
+        /// The slot that is live.
+        live: Slot,
+        /// Budgets that count the second in which the pod isn't ready.
+        budgets: Vec<String>,
+    },
     /// Write this value of the annotation.
     Surge(String),
     /// It moves; wait.
@@ -128,6 +142,8 @@ pub(crate) struct Look<'a> {
     pub namespace: &'a Namespace,
     pub workload: &'a Workload,
     pub target: &'a str,
+    pub catalogue: &'a Catalogue,
+    pub now: u64,
 }
 
 impl Look<'_> {
@@ -150,10 +166,30 @@ impl Look<'_> {
         self.workload.pods.iter().filter(|(_, pod)| !pod.terminating)
     }
 
+    /// How its pods are moved now, and why not in place where the namespace asks for that.
+    pub fn manner(&self) -> (Manner, Option<NoSwap>) {
+        let manner = manner(&self.place.workload, self.workload);
+        if !self.namespace.hot_swap {
+            return (manner, None);
+        }
+        // What has been swapped is shown as that.
+        if self.old().next().is_none() && self.live().all(|(_, pod)| pod.slots.is_some()) && self.meshed() {
+            return (Manner::Swap, None);
+        }
+        let mut why = None;
+        for (_, pod) in self.old() {
+            match swap::possible(pod, self.target, self.catalogue) {
+                Ok(_) => return (Manner::Swap, None),
+                Err(no_swap) => why = Some(no_swap),
+            }
+        }
+        (manner, why)
+    }
+
     /// What may be done now. The order of the questions is the argument why it is safe: nothing is disturbed while
     /// anything that was disturbed before has not recovered.
     pub fn next(&self) -> Next {
-        let manner = manner(&self.place.workload, self.workload);
+        let (manner, _) = self.manner();
         if let Manner::Stays(why) = manner {
             return Next::Stays(why);
         }
@@ -167,7 +203,7 @@ impl Look<'_> {
         if live < self.workload.replicas {
             return Next::Moving(self.replicas(count(self.live().filter(|(_, pod)| pod.ready))));
         }
-        if let Some((idle, _)) = self.old().find(|(_, pod)| !pod.ready) {
+        if let Some((idle, _)) = self.old().find(|(_, pod)| !pod.ready && manner != Manner::Swap) {
             return Next::EvictIdle(idle.clone());
         }
         if self.old().next().is_none() {
@@ -178,6 +214,7 @@ impl Look<'_> {
             return Next::Held(self.replicas(ready));
         }
         match manner {
+            Manner::Swap => self.swap(),
             Manner::Surge => self.surge(),
             Manner::Evict | Manner::EvictInOrder | Manner::EvictWithGap(_) => self.evict(manner, ready),
             Manner::Stays(why) => Next::Stays(why),
@@ -188,16 +225,39 @@ impl Look<'_> {
     fn unsettled_pod(&self) -> Option<WaitingOn> {
         let namespace = || self.place.namespace.clone();
         self.moved().find_map(|(pod, state)| match (state.ready, &state.proxy) {
-            (_, Proxy::Rejecting(_)) | (true, Proxy::Unknown | Proxy::NotConnected | Proxy::Behind) => {
-                Some(WaitingOn::Sidecar {
-                    namespace: namespace(),
-                    pod: pod.clone(),
-                    proxy: state.proxy.clone(),
-                })
-            }
+            (_, Proxy::Rejecting(_) | Proxy::Swapping(_))
+            | (true, Proxy::Unknown | Proxy::NotConnected | Proxy::Behind) => Some(WaitingOn::Sidecar {
+                namespace: namespace(),
+                pod: pod.clone(),
+                proxy: state.proxy.clone(),
+            }),
             (false, _) => Some(WaitingOn::PodReady { namespace: namespace(), pod: pod.clone() }),
             (true, Proxy::InSync) => None,
         })
+    }
+
+    /// The first pod whose sidecar can be swapped. A budget counts its second of not being ready, like any other; but one
+    /// that allows nothing although all its pods are ready never will, and no pod goes.
+    fn swap(&self) -> Next {
+        let mut able = self
+            .old()
+            .filter_map(|(name, pod)| Some((name, swap::possible(pod, self.target, self.catalogue).ok()?)));
+        let Some((pod, slots)) = able.next() else { return Next::Done };
+        let namespace = self.place.namespace.clone();
+        let until = swap::free_at(slots, self.target);
+        if self.now < until {
+            return Next::Held(WaitingOn::Draining { namespace, pod: pod.clone(), until });
+        }
+        let covering = self.namespace.budgets.iter().filter(|(_, budget)| budget.pods.contains(pod));
+        let disturbed = |budget: &Budget| {
+            let mut pods = self.namespace.workloads.values().flat_map(|workload| &workload.pods);
+            budget.allowed == 0 && pods.any(|(name, pod)| !pod.ready && budget.pods.contains(name))
+        };
+        if let Some((name, _)) = covering.clone().find(|(_, budget)| disturbed(budget)) {
+            return Next::Held(WaitingOn::Budget { namespace, budget: name.clone(), pod: pod.clone() });
+        }
+        let budgets = covering.map(|(name, _)| name.clone()).collect();
+        Next::Swap { pod: pod.clone(), live: slots.live, budgets }
     }
 
     fn surge(&self) -> Next {

@@ -15,6 +15,8 @@ pub struct Facts {
     pub namespaces: Vec<NamespaceFact>,
     /// Pods of the mesh with a sidecar that still run.
     pub pods: Vec<PodFact>,
+    /// Namespace and name of pods that run without a sidecar of any mesh and don't say why, in order.
+    pub bare: Vec<(String, String)>,
     /// Deployments of the mesh's control plane by name.
     pub deployments: BTreeMap<String, DeploymentFact>,
     /// Names of the webhook configurations that exist.

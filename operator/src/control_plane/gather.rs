@@ -39,13 +39,14 @@ pub async fn gather(
     let upgrades: Api<MeshUpgrade> = Api::all(client.clone());
     let webhooks: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let all = ListParams::default();
-    let (meshes, sources, upgrades, webhooks, namespaces, pods, deployments, trust_bundle, budgets) = futures::try_join!(
+    let (meshes, sources, upgrades, webhooks, namespaces, pods, bare, deployments, trust_bundle, budgets) = futures::try_join!(
         meshes.list(&all),
         sources.list(&all),
         upgrades.list(&all),
         webhooks.list_metadata(&ours),
         namespaces(client),
         pods(client, &name),
+        bare(client),
         deployments(client, namespace, &ours),
         trust_bundle(client, namespace),
         budget_api(client),
@@ -54,6 +55,7 @@ pub async fn gather(
         meshes: meshes.items.into_iter().filter(|mesh| mesh.metadata.deletion_timestamp.is_none()).collect(),
         namespaces,
         pods,
+        bare,
         deployments,
         webhooks: webhooks.iter().map(ResourceExt::name_any).collect::<BTreeSet<_>>(),
         trust_bundle,
@@ -114,6 +116,27 @@ async fn pods(client: &Client, mesh: &str) -> Result<Vec<PodFact>, kube::Error> 
     let mut pods: Vec<_> = api.list_metadata(&running).await?.iter().filter_map(fact).collect();
     pods.sort();
     Ok(pods)
+}
+
+/// Pods without a sidecar that nobody asked to be without: the webhook leaves a word on those that it skips, and is not
+/// even asked about those that opted out by label.
+async fn bare(client: &Client) -> Result<Vec<(String, String)>, kube::Error> {
+    let api: Api<Pod> = Api::all(client.clone());
+    // From the API server's cache: it is every pod that has nothing to do with the mesh, and a second ago is fine.
+    let running = ListParams::default()
+        .labels(&format!("!{},{}!=false", labels::MESH, labels::INJECT))
+        .fields("status.phase!=Succeeded,status.phase!=Failed")
+        .match_any();
+    let list = api.list_metadata(&running).await?;
+    let silent = list.iter().filter(|pod| {
+        let annotations = pod.annotations();
+        pod.metadata.deletion_timestamp.is_none()
+            && !annotations.contains_key(labels::INJECTION)
+            && !annotations.contains_key("kubernetes.io/config.mirror")
+    });
+    let mut bare: Vec<_> = silent.filter_map(|pod| Some((pod.namespace()?, pod.name_any()))).collect();
+    bare.sort();
+    Ok(bare)
 }
 
 async fn deployments(

@@ -19,7 +19,7 @@ mod fleet;
 
 mod root;
 
-pub use fleet::{policies, proxies_in_sync};
+pub use fleet::{pods_injected, policies, proxies_in_sync};
 use root::{certificates, of_the_root};
 
 /// The new status. `failure` is what could not be done.
@@ -40,6 +40,8 @@ pub fn status(
     conditions.set("ControlPlaneReady", state, reason, &message);
     let (state, reason, message) = proxies_in_sync(facts);
     conditions.set("ProxiesInSync", state, reason, &message);
+    let (state, reason, message) = pods_injected(facts, plan);
+    conditions.set("PodsInjected", state, reason, &message);
     let (state, reason, message) = policies(facts);
     conditions.set("PoliciesApplied", state, reason, &message);
     match conflict(mesh, plan) {

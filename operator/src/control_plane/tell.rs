@@ -44,9 +44,9 @@ pub async fn tell(ctx: &Context, mesh: &MeshConfig, facts: &Facts, after: &MeshC
 
 /// Tells about conditions that changed their status or reason, and of a new release in effect.
 async fn transitions(ctx: &Context, mesh: &MeshConfig, before: &MeshConfigStatus, after: &MeshConfigStatus) {
-    for kind in
-        ["Ready", "Stalled", "ProxiesInSync", "NamespaceConflict", "RootRotation", "CertificatesIssued"]
-    {
+    let kinds =
+        ["Ready", "Stalled", "ProxiesInSync", "PodsInjected", "NamespaceConflict", "RootRotation", "CertificatesIssued"];
+    for kind in kinds {
         let find = |status: &MeshConfigStatus| {
             let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
             condition.map(|c| (c.status.clone(), c.reason.clone(), c.message.clone()))
@@ -58,7 +58,9 @@ async fn transitions(ctx: &Context, mesh: &MeshConfig, before: &MeshConfigStatus
         }
         let weight = match (kind, status.as_str()) {
             ("Ready" | "RootRotation", "True") => Weight::Normal,
-            ("Stalled" | "NamespaceConflict", "True") | ("CertificatesIssued", "False") => Weight::Warning,
+            ("Stalled" | "NamespaceConflict", "True") | ("CertificatesIssued" | "PodsInjected", "False") => {
+                Weight::Warning
+            }
             ("ProxiesInSync", "False") if reason == "Rejected" => Weight::Warning,
             _ => continue,
         };

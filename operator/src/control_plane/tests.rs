@@ -257,3 +257,21 @@ fn webhooks_wait_for_their_injector_and_then_stay() {
     facts.webhooks.insert("meshwright-injector-m-0-1-0".into());
     assert_eq!(injecting(&facts), set(&["0.1.0"]), "fail closed");
 }
+
+#[test]
+fn pods_without_a_sidecar_are_named_in_the_meshs_own_namespaces() {
+    let mesh = mesh("m", "0.1.0", "0.1.0");
+    let shop = NamespaceFact {
+        name: "shop".into(),
+        labels: [(crds::labels::MESH.to_owned(), "m".to_owned())].into(),
+        ..Default::default()
+    };
+    let of = |namespace: &str| (namespace.to_owned(), "p".to_owned());
+    let mut facts = Facts { namespaces: vec![shop], bare: vec![of("elsewhere")], ..Default::default() };
+    let said = |facts: &Facts| super::report::pods_injected(facts, &decide(&mesh, facts.clone()));
+    assert_eq!(said(&facts).1, "Injected");
+    facts.bare.push(of("shop"));
+    let (_, reason, message) = said(&facts);
+    assert_eq!(reason, "WithoutSidecar");
+    assert!(message.contains("shop/p") && !message.contains("elsewhere"), "{message}");
+}

@@ -10,6 +10,7 @@ use upgrades::Action;
 use upgrades::facts::{Kind, WorkloadId};
 
 use super::gather::Gathered;
+use super::slots::{self, Swap};
 use crate::apply::REVISION_MANAGER;
 use crate::context::Context;
 use crate::events::Weight;
@@ -52,7 +53,7 @@ pub async fn execute(
 ) -> Result<Vec<String>, ExecuteError> {
     let mut refused = Vec::new();
     for action in actions {
-        let done = act(&ctx.client, action, gathered)
+        let done = act(ctx, action, gathered)
             .await
             .map_err(|source| ExecuteError { action: action.to_string(), source: Box::new(source) })?;
         match &done {
@@ -67,13 +68,20 @@ pub async fn execute(
     Ok(refused)
 }
 
-async fn act(client: &Client, action: &Action, gathered: &Gathered) -> Result<Done, kube::Error> {
+async fn act(ctx: &Context, action: &Action, gathered: &Gathered) -> Result<Done, kube::Error> {
+    let client = &ctx.client;
     match action {
         Action::Relabel { namespace, expect: _, to } => {
             relabel(client, namespace, gathered.namespaces.get(namespace), to).await
         }
         Action::Evict { namespace, workload: _, pod, uid, cost: _ } => {
             evict(client, namespace, pod, uid).await
+        }
+        Action::Swap { namespace, workload: _, pod, uid, expect, to, at } => {
+            let Ok(release) = ctx.catalogue.get(to) else { return Ok(Done::Changed) };
+            let image = release.images(&ctx.image_prefix).proxy;
+            slots::swap(client, &Swap { namespace, pod, uid, expect: *expect, to, image: &image, at: *at })
+                .await
         }
         Action::Surge { namespace, deployment, expect: _, mark } => {
             let version = gathered.deployments.get(&(namespace.clone(), deployment.clone()));
@@ -174,6 +182,9 @@ async fn tell(ctx: &Context, mesh: &MeshConfig, record: &MeshUpgrade, action: &A
     let (reason, workload) = match action {
         Action::Relabel { .. } => ("NamespaceMoved", None),
         Action::Evict { namespace, workload, .. } => ("PodEvicted", reference(gathered, namespace, workload)),
+        Action::Swap { namespace, workload, .. } => {
+            ("SidecarSwapped", reference(gathered, namespace, workload))
+        }
         Action::Surge { namespace, deployment, .. } => {
             let id = WorkloadId { name: deployment.clone(), kind: Kind::Deployment };
             ("DeploymentRolled", reference(gathered, namespace, &id))

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::labels;
+use crds::fleet::ProxyReport;
+use crds::mesh_config::UpgradeStrategy;
+use crds::{MeshConfig, labels};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
@@ -12,6 +14,7 @@ use kube::api::DynamicObject;
 use kube::core::{PartialObjectMeta, Selector, SelectorExt};
 use upgrades::facts::{Budget, Kind, Proxy, Readiness, Rollout, Strategy, Workload, WorkloadId};
 
+use super::slots;
 use crate::fleet::FleetView;
 
 /// A workload without its pods, and how to refer to it.
@@ -172,6 +175,14 @@ pub fn workload_of(pod: &Pod, replica_sets: &BTreeMap<String, Option<OwnerRefere
     WorkloadId { name: owner.name.clone(), kind }
 }
 
+/// Whether a namespace's sidecars are swapped in place: its annotation, where that can be read, or else the mesh's.
+#[must_use]
+pub fn hot_swap(mesh: &MeshConfig, namespace: &Namespace) -> bool {
+    let annotation = namespace.annotations().get(labels::UPGRADE_STRATEGY);
+    let own = annotation.and_then(|text| UpgradeStrategy::parse(text));
+    own.unwrap_or(mesh.spec.upgrade.strategy) == UpgradeStrategy::HotSwap
+}
+
 /// A pod; none when it has ended.
 #[must_use]
 pub fn pod(object: &Pod, fleet: Option<&FleetView>) -> Option<upgrades::facts::Pod> {
@@ -185,19 +196,27 @@ pub fn pod(object: &Pod, fleet: Option<&FleetView>) -> Option<upgrades::facts::P
     let sidecar = containers.any(|container| container.name == labels::PROXY_CONTAINER);
     let revision = object.labels().get(labels::REVISION).filter(|_| sidecar).cloned();
     let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    let slots = slots::of(object, report(object, fleet).map(|report| report.version.as_str()));
+    let proxy = proxy(object, fleet);
+    let swapping = slots.as_ref().filter(|slots| slots.serving.is_some() && slots.serving != revision);
     Some(upgrades::facts::Pod {
         uid: object.uid().unwrap_or_default(),
+        proxy: swapping.map_or(proxy, |slots| Proxy::Swapping(slots::trouble(object, slots))),
         revision,
         ready,
         terminating: object.metadata.deletion_timestamp.is_some(),
-        proxy: proxy(object, fleet),
+        slots,
     })
+}
+
+fn report<'a>(pod: &Pod, fleet: Option<&'a FleetView>) -> Option<&'a ProxyReport> {
+    let key = (pod.namespace().unwrap_or_default(), pod.name_any());
+    fleet?.proxies.get(&key).filter(|report| Some(&report.uid) == pod.metadata.uid.as_ref())
 }
 
 fn proxy(pod: &Pod, fleet: Option<&FleetView>) -> Proxy {
     let Some(fleet) = fleet else { return Proxy::Unknown };
-    let key = (pod.namespace().unwrap_or_default(), pod.name_any());
-    match fleet.proxies.get(&key).filter(|report| Some(&report.uid) == pod.metadata.uid.as_ref()) {
+    match report(pod, Some(fleet)) {
         Some(report) => match report.rejected.first() {
             Some(rejection) => Proxy::Rejecting(rejection.error.clone()),
             None if report.in_sync => Proxy::InSync,

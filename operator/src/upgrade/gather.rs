@@ -87,7 +87,7 @@ pub async fn gather(
         deployments: BTreeMap::new(),
         namespaces: BTreeMap::new(),
     };
-    lists.sort(&name, fleet, &mut gathered);
+    lists.sort(mesh, fleet, &mut gathered);
     Ok(gathered)
 }
 
@@ -170,19 +170,20 @@ async fn budgets(client: &Client) -> Result<(Vec<DynamicObject>, bool), kube::Er
 
 impl Lists {
     /// Sorts what was read into namespaces, workloads and pods.
-    fn sort(&self, mesh: &str, fleet: Option<&FleetView>, into: &mut Gathered) {
+    fn sort(&self, mesh: &MeshConfig, fleet: Option<&FleetView>, into: &mut Gathered) {
         for object in &self.namespaces {
             let name = object.name_any();
             let namespace = upgrades::facts::Namespace {
                 revision: object.labels().get(labels::REVISION).cloned(),
                 terminating: object.metadata.deletion_timestamp.is_some(),
+                hot_swap: facts::hot_swap(mesh, object),
                 ..Default::default()
             };
             into.namespaces.insert(name.clone(), object.resource_version().unwrap_or_default());
             into.observed.namespaces.insert(name, namespace);
         }
         self.workloads(into);
-        self.place_pods(mesh, fleet, into);
+        self.place_pods(&mesh.name_any(), fleet, into);
         for object in &self.budgets {
             let name = object.namespace().unwrap_or_default();
             let pods: Vec<_> =

@@ -33,6 +33,7 @@ pub mod facts;
 pub mod gather;
 pub mod records;
 pub mod report;
+pub mod slots;
 #[cfg(test)]
 mod tests;
 

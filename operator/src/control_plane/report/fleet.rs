@@ -1,6 +1,7 @@
 //! Conditions about sidecars and policies, from what the controllers say.
 
 use super::super::facts::Facts;
+use super::super::plan::Plan;
 use crate::conditions::State;
 use crate::fleet::FleetView;
 
@@ -64,6 +65,21 @@ pub fn proxies_in_sync(facts: &Facts) -> (State, &'static str, String) {
     } else {
         (State::False, "Behind", format!("not acknowledged yet: {behind}"))
     }
+}
+
+/// `PodsInjected`: no pod of the mesh's namespaces runs without its sidecar, apart from those that say why.
+#[must_use]
+pub fn pods_injected(facts: &Facts, plan: &Plan) -> (State, &'static str, String) {
+    let bare = facts.bare.iter().filter(|(namespace, _)| plan.membership.members.contains(namespace));
+    let bare = list(bare.map(|(namespace, pod)| format!("{namespace}/{pod}")));
+    if bare.is_empty() {
+        return (State::True, "Injected", "every pod has its sidecar or says why not".to_owned());
+    }
+    let message = format!(
+        "without a sidecar: {bare}. They were made before their namespace joined the mesh, or while nobody injected; \
+         delete them so that they are made anew, or label them meshwright.io/inject=false"
+    );
+    (State::False, "WithoutSidecar", message)
 }
 
 /// `PoliciesApplied`: every policy is honoured in full.
