@@ -236,7 +236,9 @@ pub(super) fn listed<'a>(
     let meshed = endpoints.filter_map(|(endpoint, number)| {
         let (name, pod) = space.pod_of(endpoint)?;
         let ours = pods.contains_key(name);
-        ours.then(|| (endpoint.takes_calls || pod.swapping, name, pod, SocketAddr::new(endpoint.address, number)))
+        ours.then(|| {
+            (endpoint.takes_calls || pod.swapping, name, pod, SocketAddr::new(endpoint.address, number))
+        })
     });
     meshed.collect()
 }

@@ -44,8 +44,15 @@ pub async fn tell(ctx: &Context, mesh: &MeshConfig, facts: &Facts, after: &MeshC
 
 /// Tells about conditions that changed their status or reason, and of a new release in effect.
 async fn transitions(ctx: &Context, mesh: &MeshConfig, before: &MeshConfigStatus, after: &MeshConfigStatus) {
-    let kinds =
-        ["Ready", "Stalled", "ProxiesInSync", "PodsInjected", "NamespaceConflict", "RootRotation", "CertificatesIssued"];
+    let kinds = [
+        "Ready",
+        "Stalled",
+        "ProxiesInSync",
+        "PodsInjected",
+        "NamespaceConflict",
+        "RootRotation",
+        "CertificatesIssued",
+    ];
     for kind in kinds {
         let find = |status: &MeshConfigStatus| {
             let condition = status.conditions.iter().find(|condition| condition.type_ == kind);

@@ -139,7 +139,8 @@ impl Launcher {
             Ok(None) => return Ok(Next::End(0)),
             Err(failure) => return Ok(self.failed(&failure, contested)),
         };
-        let held = self.sidecar.install(&identity, &identity.trust(), &self.paths).map_err(RunError::Secrets)?;
+        let held =
+            self.sidecar.install(&identity, &identity.trust(), &self.paths).map_err(RunError::Secrets)?;
         let epoch = self.next_epoch();
         let pid = match self.launch(epoch, contested).await {
             Launched::Live(pid) => pid,
