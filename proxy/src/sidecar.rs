@@ -53,6 +53,8 @@ pub struct Sidecar {
 struct Last {
     frozen: bool,
     ready: bool,
+    /// The admin interface of an Envoy that was ready went away: another slot's has taken it, and may be gone too.
+    lost: bool,
     reading: Reading,
 }
 
@@ -73,9 +75,14 @@ impl Sidecar {
         self.last().frozen = frozen;
     }
 
+    /// Whether the admin interface has gone away since this was asked last.
+    pub(crate) fn has_lost_admin(&self) -> bool {
+        std::mem::take(&mut self.last().lost)
+    }
+
     /// An Envoy that took over has shown that it is ready, whether or not anybody has asked since.
     pub(crate) fn proven(&self) {
-        *self.last() = Last { frozen: false, ready: true, reading: None };
+        *self.last() = Last { ready: true, ..Last::default() };
     }
 
     /// Whether the own Envoy answers on its admin interface.
@@ -124,7 +131,15 @@ impl Sidecar {
             }
         }
         let verdict = self.judge().await;
-        self.last().ready = verdict.is_ok();
+        let mut last = self.last();
+        // The main loop sees an attempt of the other slot a moment later than it begins and ends. If the own Envoy had
+        // ended, this program would have ended with it.
+        let taken = matches!(verdict, Err(NotReady::EnvoyUnreachable { .. } | NotReady::EnvoyNotLive { .. }));
+        if self.environment.slot.is_some() && last.ready && (taken || last.frozen) {
+            last.lost = true;
+            return Ok(());
+        }
+        last.ready = verdict.is_ok();
         verdict
     }
 

@@ -251,14 +251,17 @@ impl Launcher {
                 Err(_) => {}
             }
             let is_attempted = self.shared.is_attempted();
-            self.sidecar.freeze(is_attempted || heal_at.is_some());
             if !is_attempted && self.shared.live().is_some_and(|live| live.slot != self.slot) {
                 return self.retire().await;
             }
             if attempted && !is_attempted {
                 tracing::warn!("the other slot tried to take over and failed");
-                heal_at = Some(Instant::now());
             }
+            // An attempt may also have come and gone between two looks.
+            if (attempted && !is_attempted) || self.sidecar.has_lost_admin() {
+                heal_at.get_or_insert_with(Instant::now);
+            }
+            self.sidecar.freeze(is_attempted || heal_at.is_some());
             attempted = is_attempted;
             if heal_at.is_some_and(|at| Instant::now() >= at) && !is_attempted {
                 heal_at = match self.heal().await {
