@@ -17,7 +17,7 @@ pub const APPS_ENDED: &str = "meshwright.io/apps-ended";
 /// by an upgrade together with the image of that slot.
 pub const LIVE_SLOT: &str = "meshwright.io/live-slot";
 /// Pod annotation: when an upgrade last wrote [`LIVE_SLOT`], in seconds since 1970. Until the old slot has drained its
-/// connections ([`SWAP_DRAIN_SECONDS`]), it is left alone.
+/// connections ([`SWAP_DRAIN_ENV`]), it is left alone.
 pub const SWAPPED_AT: &str = "meshwright.io/swapped-at";
 /// Namespace annotation: `HotSwap` or `Restart`, for its pods instead of the MeshConfig's `spec.upgrade.strategy`.
 pub const UPGRADE_STRATEGY: &str = "meshwright.io/upgrade-strategy";
@@ -61,8 +61,11 @@ pub const PROXY_CONTAINER: &str = "meshwright-proxy";
 pub const PROXY_CONTAINER_B: &str = "meshwright-proxy-b";
 /// Name of the init container.
 pub const INIT_CONTAINER: &str = "meshwright-init";
-/// How long a sidecar that another slot took over from keeps its connections.
+/// How long a sidecar that another slot took over from keeps its connections, unless the MeshConfig's
+/// `spec.upgrade.drainTime` said otherwise when its pod was made.
 pub const SWAP_DRAIN_SECONDS: u32 = 300;
+/// Environment variable of a slot: its [`SWAP_DRAIN_SECONDS`].
+pub const SWAP_DRAIN_ENV: &str = "MESHWRIGHT_SWAP_DRAIN_SECONDS";
 /// User and group id of the sidecar; its own traffic is not redirected.
 pub const PROXY_UID: i64 = 1337;
 

@@ -232,6 +232,10 @@ pub struct Upgrade {
     /// `meshwright.io/upgrade-strategy`.
     #[serde(default)]
     pub strategy: UpgradeStrategy,
+    /// With HotSwap: how long a sidecar that was replaced goes on with the connections that it has, as in `5m`; `11s`
+    /// to `1h`. Pods that run already keep what they were injected with.
+    #[serde(default = "default_drain_time")]
+    pub drain_time: String,
 }
 
 /// How sidecars get their new release.
@@ -380,6 +384,7 @@ impl Default for Upgrade {
             soak: default_soak(),
             approval: Approval::default(),
             strategy: UpgradeStrategy::default(),
+            drain_time: default_drain_time(),
         }
     }
 }
@@ -398,4 +403,8 @@ fn default_replicas() -> i32 {
 
 fn default_soak() -> String {
     "0s".to_owned()
+}
+
+fn default_drain_time() -> String {
+    "5m".to_owned()
 }

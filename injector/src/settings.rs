@@ -1,10 +1,11 @@
 //! What the injector knows beside the pod: the mesh's settings and the pod's namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crds::MeshConfigSpec;
-use crds::labels;
 use crds::mesh_config::{Exclusions, LogLevel, UpgradeStrategy};
+use crds::{duration, labels};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub native_sidecars: bool,
     /// How sidecars will get their next release, where the namespace doesn't say otherwise.
     pub strategy: UpgradeStrategy,
+    /// How long a sidecar that was replaced in place goes on with the connections that it has.
+    pub drain_time: Duration,
     /// Traffic that is not redirected.
     pub redirection: Redirection,
 }
@@ -75,6 +78,7 @@ impl Settings {
             resources: default_resources(),
             native_sidecars: false,
             strategy: UpgradeStrategy::default(),
+            drain_time: Duration::from_secs(labels::SWAP_DRAIN_SECONDS.into()),
             redirection: Redirection::default(),
         }
     }
@@ -90,6 +94,7 @@ impl Settings {
             concurrency: concurrency(spec.sidecar.concurrency)?,
             resources: spec.sidecar.resources.clone().unwrap_or_else(default_resources),
             strategy: spec.upgrade.strategy,
+            drain_time: drain_time(&spec.upgrade.drain_time)?,
             redirection: Redirection::parse(&spec.traffic.exclusions)?,
             ..self.clone()
         })
@@ -108,6 +113,14 @@ impl Redirection {
             inbound_ports: ports("spec.traffic.exclusions.inboundPorts", &exclusions.inbound_ports)?,
         })
     }
+}
+
+/// Envoy shuts the old process down a second after the drain, and takes both times in whole seconds.
+fn drain_time(text: &str) -> Result<Duration, BadSetting> {
+    let bad = |message: String| BadSetting { field: "spec.upgrade.drainTime".to_owned(), message };
+    let time = duration::parse(text).map_err(|error| bad(error.to_string()))?;
+    let fits = (11..=3600).contains(&time.as_secs()) && time.subsec_nanos() == 0;
+    fits.then_some(time).ok_or_else(|| bad(format!("{text:?} is not between 11s and 1h in whole seconds")))
 }
 
 fn concurrency(value: Option<i32>) -> Result<u16, BadSetting> {

@@ -72,7 +72,7 @@ pub fn proxies(pod: &Pod, spec: &PodSpec, settings: &Settings, probes: &str) -> 
     let slot = |slot: Slot| {
         let mut environment = environment.clone();
         environment.push(value("MESHWRIGHT_SLOT", slot.name()));
-        environment.push(value("MESHWRIGHT_SWAP_DRAIN_SECONDS", &labels::SWAP_DRAIN_SECONDS.to_string()));
+        environment.push(value(labels::SWAP_DRAIN_ENV, &settings.drain_time.as_secs().to_string()));
         proxy(settings, environment, true)
     };
     let mut idle = slot(Slot::B);
@@ -170,20 +170,22 @@ pub fn init(settings: &Settings) -> Container {
 
 /// The volumes that [`proxy`] mounts.
 pub fn volumes(spec: &PodSpec, settings: &Settings) -> Vec<Volume> {
-    let told = is_told(spec, settings).then(annotations);
+    let told = is_told(spec, settings).then(told_volume);
     [run(), token(settings), trust()].into_iter().chain(told).collect()
 }
 
-fn annotations() -> Volume {
-    let item = |path: &str, annotation: &str| DownwardAPIVolumeFile {
+fn told_volume() -> Volume {
+    let item = |path: &str, field_path: String| DownwardAPIVolumeFile {
         path: path.to_owned(),
-        field_ref: Some(ObjectFieldSelector {
-            api_version: Some("v1".to_owned()),
-            field_path: format!("metadata.annotations['{annotation}']"),
-        }),
+        field_ref: Some(ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path }),
         ..DownwardAPIVolumeFile::default()
     };
-    let items = vec![item("apps-ended", labels::APPS_ENDED), item("live-slot", labels::LIVE_SLOT)];
+    let annotation = |name: &str| format!("metadata.annotations['{name}']");
+    let items = vec![
+        item("apps-ended", annotation(labels::APPS_ENDED)),
+        item("live-slot", annotation(labels::LIVE_SLOT)),
+        item("release", format!("metadata.labels['{}']", labels::REVISION)),
+    ];
     Volume {
         name: POD.to_owned(),
         downward_api: Some(DownwardAPIVolumeSource { items: Some(items), ..Default::default() }),

@@ -19,6 +19,7 @@ use crate::http_client::chain;
 use crate::readiness::{self, CertificateFact, EnvoyFact, NotReady};
 use crate::run::Paths;
 use crate::sds::{self, WriteError};
+use crate::stats::Stats;
 use crate::swap::Slot;
 
 /// How a drain went.
@@ -51,6 +52,8 @@ pub struct Sidecar {
 /// interface, and about itself.
 #[derive(Debug, Default)]
 struct Last {
+    /// Restart epoch of the own Envoy, once it is live.
+    epoch: Option<u64>,
     frozen: bool,
     ready: bool,
     /// The admin interface of an Envoy that was ready went away: another slot's has taken it, and may be gone too.
@@ -85,9 +88,29 @@ impl Sidecar {
         *self.last() = Last { ready: true, ..Last::default() };
     }
 
+    /// The own Envoy is live, and this is its restart epoch.
+    pub(crate) fn serves(&self, epoch: u32) {
+        self.last().epoch = Some(epoch.into());
+    }
+
     /// Whether the own Envoy answers on its admin interface.
     pub(crate) async fn admin_answers(&self) -> bool {
-        matches!(self.admin.fact().await, EnvoyFact::Answers { .. })
+        matches!(self.own().await, EnvoyFact::Answers { .. })
+    }
+
+    /// What the own Envoy says. One of another slot that tries to take over answers at the same address, and this may
+    /// be asked before the main loop has seen the attempt.
+    async fn own(&self) -> EnvoyFact {
+        match self.admin.fact().await {
+            EnvoyFact::Answers { stats, .. } if self.is_foreign(&stats) => {
+                EnvoyFact::Unreachable("the Envoy of another slot answers there".to_owned())
+            }
+            fact => fact,
+        }
+    }
+
+    fn is_foreign(&self, stats: &Stats) -> bool {
+        self.last().epoch.is_some_and(|own| stats.epoch != Some(own))
     }
 
     /// Why there is no certificate.
@@ -104,6 +127,7 @@ impl Sidecar {
     async fn reading(&self) -> Reading {
         let frozen = self.last().frozen;
         let reading = if frozen { None } else { self.admin.reading().await };
+        let reading = reading.filter(|stats| !self.is_foreign(stats));
         let mut last = self.last();
         match reading {
             Some(stats) => last.reading = Some(stats),
@@ -146,7 +170,7 @@ impl Sidecar {
     async fn judge(&self) -> Result<(), NotReady> {
         let certificate = self.certificate_fact();
         let envoy = match &certificate {
-            CertificateFact::Held { .. } => self.admin.fact().await,
+            CertificateFact::Held { .. } => self.own().await,
             CertificateFact::Awaited { .. } => EnvoyFact::Unreachable("it has not been started".to_owned()),
         };
         readiness::check(&self.controller(), certificate, envoy)

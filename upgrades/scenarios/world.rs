@@ -270,6 +270,7 @@ impl World {
                 injected,
                 live: Slot::A,
                 swapped_at: None,
+                drain_seconds: crds::labels::SWAP_DRAIN_SECONDS.into(),
             });
             for (id, workload) in &mut namespace.workloads {
                 workload.replace_old_template(now);

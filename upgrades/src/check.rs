@@ -227,7 +227,7 @@ fn swappable(pod: &Pod, expect: Slot, target: &str, observed: &Observed) -> bool
     else {
         return false;
     };
-    let drained = slots.swapped_at.is_none_or(|at| at + 300 <= observed.now)
+    let drained = slots.swapped_at.is_none_or(|at| at + slots.drain_seconds <= observed.now)
         || slots.serving.as_deref() == Some(target);
     !pod.terminating
         && revision != target

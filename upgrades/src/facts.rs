@@ -169,6 +169,8 @@ pub struct Slots {
     pub live: Slot,
     /// When that was last written, seconds since 1970; never, if the pod is as it was injected.
     pub swapped_at: Option<u64>,
+    /// How many seconds the replaced sidecar then goes on with its connections.
+    pub drain_seconds: u64,
     /// Release of the sidecar that the controllers see; none when they see none or could not be asked.
     pub serving: Option<String>,
 }

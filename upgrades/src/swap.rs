@@ -67,7 +67,7 @@ pub fn free_at(slots: &Slots, target: &str) -> u64 {
     if slots.serving.as_deref() == Some(target) {
         return 0;
     }
-    slots.swapped_at.map_or(0, |at| at.saturating_add(u64::from(crds::labels::SWAP_DRAIN_SECONDS)))
+    slots.swapped_at.map_or(0, |at| at.saturating_add(slots.drain_seconds))
 }
 
 impl Slot {
@@ -119,6 +119,7 @@ mod tests {
             injected: injected.to_owned(),
             live: Slot::A,
             swapped_at,
+            drain_seconds: 300,
             serving: Some("0.1.0".to_owned()),
         };
         Pod {

@@ -20,11 +20,14 @@ pub fn of(pod: &Pod, serving: Option<&str>) -> Option<Slots> {
     let annotation = |name: &str| pod.annotations().get(name).map(String::as_str);
     let first = container(pod, Slot::A)?;
     container(pod, Slot::B)?;
-    let revision = first.env.iter().flatten().find(|variable| variable.name == "MESHWRIGHT_REVISION")?;
+    let variable =
+        |name: &str| first.env.iter().flatten().find(|variable| variable.name == name)?.value.clone();
+    let drain = variable(labels::SWAP_DRAIN_ENV).and_then(|text| text.parse().ok());
     Some(Slots {
-        injected: revision.value.clone()?,
+        injected: variable("MESHWRIGHT_REVISION")?,
         live: annotation(labels::LIVE_SLOT).and_then(Slot::parse)?,
         swapped_at: annotation(labels::SWAPPED_AT).and_then(|text| text.parse().ok()),
+        drain_seconds: drain.unwrap_or_else(|| labels::SWAP_DRAIN_SECONDS.into()),
         serving: serving.map(str::to_owned),
     })
 }
@@ -138,7 +141,10 @@ mod tests {
                 "annotations": {"meshwright.io/live-slot": "a", "meshwright.io/swapped-at": "12"},
             },
             "spec": {"containers": [{"name": "app"}], list: [
-                {"name": "meshwright-proxy", "env": [{"name": "MESHWRIGHT_REVISION", "value": "0.1.0"}]},
+                {"name": "meshwright-proxy", "env": [
+                    {"name": "MESHWRIGHT_REVISION", "value": "0.1.0"},
+                    {"name": "MESHWRIGHT_SWAP_DRAIN_SECONDS", "value": "60"},
+                ]},
                 {"name": "meshwright-proxy-b"},
             ]},
             "status": {"containerStatuses": [{
@@ -178,6 +184,7 @@ mod tests {
             injected: "0.1.0".to_owned(),
             live: Slot::A,
             swapped_at: Some(12),
+            drain_seconds: 60,
             serving: Some("0.1.0".to_owned()),
         };
         assert_eq!(slots, expected);

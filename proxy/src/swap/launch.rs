@@ -52,8 +52,13 @@ pub enum Failure {
 /// How an attempt ended.
 #[derive(Debug)]
 pub enum Launched {
-    /// The new Envoy serves; its process.
-    Live(Pid),
+    /// The new Envoy serves.
+    Live {
+        /// Its process.
+        pid: Pid,
+        /// Whether this program was asked to end when the old Envoy might have stopped listening already.
+        asked_to_end: bool,
+    },
     /// It doesn't, and has been stopped.
     Failed(Failure),
     /// This program was asked to end; the new Envoy has been stopped.
@@ -95,7 +100,7 @@ impl Attempt<'_> {
         };
         tracing::info!(%pid, epoch = self.restart.epoch, contested = self.contested, "Envoy started");
         let launched = self.watch(pid, signals, children).await;
-        if !matches!(launched, Launched::Live(_)) {
+        if !matches!(launched, Launched::Live { .. }) {
             stop(pid, signals, children).await;
         }
         launched
@@ -104,9 +109,12 @@ impl Attempt<'_> {
     async fn watch(&self, pid: Pid, signals: &mut Signals, children: &mut Children) -> Launched {
         let began = Instant::now();
         let admin = Admin::default();
+        // Behind the open gate the new Envoy takes the listening sockets; ended then, nobody would listen.
+        let (mut opened, mut asked_to_end) = (!self.contested, false);
         loop {
             tokio::select! {
                 event = signals.next() => match event {
+                    Event::Terminate if opened && self.contested => asked_to_end = true,
                     Event::Terminate => return Launched::AskedToEnd,
                     Event::Reopen => {}
                     Event::Child => if let Some(exit) = children.exit_of(pid) {
@@ -117,8 +125,11 @@ impl Attempt<'_> {
                     let fact = admin.fact().await;
                     match self.judge(&fact) {
                         Verdict::Wait => {}
-                        Verdict::OpenGate => self.gate.open(),
-                        Verdict::Live => return Launched::Live(pid),
+                        Verdict::OpenGate => {
+                            self.gate.open();
+                            opened = true;
+                        }
+                        Verdict::Live => return Launched::Live { pid, asked_to_end },
                         Verdict::Failed(failure) => return Launched::Failed(failure),
                     }
                     if self.contested && began.elapsed() > LIMIT {

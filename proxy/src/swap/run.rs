@@ -16,7 +16,7 @@ use crate::certificate::Identity;
 use crate::drain::drain_limit;
 use crate::envoy::HotRestart;
 use crate::http_client::chain;
-use crate::pod;
+use crate::pod::Wanted;
 use crate::run::{self, Paths, RunError};
 use crate::sds;
 use crate::server::Server;
@@ -111,10 +111,14 @@ impl Launcher {
     }
 
     fn is_wanted(&self) -> bool {
-        let desired = pod::live_slot(&self.paths.pod);
+        let wanted = Wanted::read(&self.paths.pod);
+        let desired = wanted.and_then(|wanted| wanted.for_slot(self.slot, self.release()));
         let other_alive = self.shared.is_alive(self.slot.other());
-        let live = self.shared.live().map(|live| live.slot);
-        let pause = self.shared.failures(self.slot).pause(self.release(), now());
+        let live = self.shared.live();
+        let failures = self.shared.failures(self.slot).pause(self.release(), now());
+        let drain = live.map(|live| live.pause(self.sidecar.environment().swap_drain, now()));
+        let pause = failures.max(drain.unwrap_or_default());
+        let live = live.map(|live| live.slot);
         shall_serve(self.slot, desired, live, other_alive) && (!other_alive || pause.is_zero())
     }
 
@@ -142,16 +146,19 @@ impl Launcher {
         let held =
             self.sidecar.install(&identity, &identity.trust(), &self.paths).map_err(RunError::Secrets)?;
         let epoch = self.next_epoch();
-        let pid = match self.launch(epoch, contested).await {
-            Launched::Live(pid) => pid,
+        let (pid, asked_to_end) = match self.launch(epoch, contested).await {
+            Launched::Live { pid, asked_to_end } => (pid, asked_to_end),
             Launched::AskedToEnd => return Ok(Next::End(0)),
             Launched::Failed(failure) => return Ok(self.failed(&failure, contested)),
         };
         if contested {
             self.sidecar.proven();
         }
-        self.settle(pid, epoch).await?;
+        self.settle(pid, epoch, contested).await?;
         drop(attempt);
+        if asked_to_end {
+            return Ok(Next::End(self.terminate().await));
+        }
         self.shared.note(self.slot, self.release(), false);
         let (sidecar, paths) = (Arc::clone(&self.sidecar), self.paths.clone());
         self.renewal = Some(tokio::spawn(async move { Upkeep::new(&sidecar, &paths, held).run().await }));
@@ -181,14 +188,17 @@ impl Launcher {
     }
 
     /// Makes it known that this slot is live.
-    async fn settle(&mut self, pid: Pid, epoch: u32) -> Result<(), RunError> {
+    async fn settle(&mut self, pid: Pid, epoch: u32, contested: bool) -> Result<(), RunError> {
         self.children.lead(pid);
+        self.sidecar.serves(epoch);
         self.sidecar.freeze(false);
         if self.alive.is_none() {
             self.alive = self.shared.live_on(self.slot).ok();
         }
         self.answer().await?;
-        self.shared.set_live(Live { slot: self.slot, epoch }).map_err(RunError::Slots)
+        let drain = self.sidecar.environment().swap_drain;
+        let drains_until = if contested { now().saturating_add(drain.as_secs()) } else { 0 };
+        self.shared.set_live(Live { slot: self.slot, epoch, drains_until }).map_err(RunError::Slots)
     }
 
     async fn answer(&mut self) -> Result<(), RunError> {
@@ -284,9 +294,12 @@ impl Launcher {
         tracing::warn!("Envoy has lost its admin interface; a new one takes over from it");
         let epoch = self.next_epoch();
         match self.launch(epoch, true).await {
-            Launched::Live(pid) => {
-                let settled = self.settle(pid, epoch).await;
+            Launched::Live { pid, asked_to_end } => {
+                let settled = self.settle(pid, epoch, true).await;
                 drop(attempt);
+                if asked_to_end {
+                    return Err(self.terminate().await);
+                }
                 if let Err(error) = &settled {
                     tracing::error!(error = chain(error), "cannot note who is live");
                 }

@@ -30,6 +30,18 @@ pub struct Live {
     pub slot: Slot,
     /// Restart epoch of its Envoy.
     pub epoch: u32,
+    /// Until when (seconds since 1970) the Envoy before it keeps its connections. They would be cut by a further
+    /// takeover, for an Envoy knows no more than one before it.
+    #[serde(default)]
+    pub drains_until: u64,
+}
+
+impl Live {
+    /// How long the other slot waits before it takes over. A clock that was put back must not hold it for ever.
+    #[must_use]
+    pub fn pause(&self, drain: Duration, now: u64) -> Duration {
+        Duration::from_secs(self.drains_until.saturating_sub(now)).min(drain)
+    }
 }
 
 /// Failures in a row.
@@ -193,8 +205,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let shared = Shared::new(directory.path()).unwrap();
         assert_eq!(shared.live(), None);
-        shared.set_live(Live { slot: Slot::B, epoch: 3 }).unwrap();
-        assert_eq!(shared.live(), Some(Live { slot: Slot::B, epoch: 3 }));
+        let live = Live { slot: Slot::B, epoch: 3, drains_until: 100 };
+        shared.set_live(live).unwrap();
+        assert_eq!(shared.live(), Some(live));
+        let drain = Duration::from_secs(15);
+        assert_eq!(live.pause(drain, 90), Duration::from_secs(10));
+        assert_eq!((live.pause(drain, 100), live.pause(drain, 0)), (Duration::ZERO, drain));
         std::fs::write(directory.path().join("slots/live.json"), "{").unwrap();
         assert_eq!(shared.live(), None);
     }

@@ -70,6 +70,8 @@ struct Pod {
     outside: Arc<Network>,
     shared: Shared,
     slots: [Option<Running>; 2],
+    /// The image of each slot is of the release `0.2.<number>`.
+    releases: [u32; 2],
 }
 
 impl Pod {
@@ -84,6 +86,7 @@ impl Pod {
         std::fs::write(at("ca.crt"), controller.authority.root()).unwrap();
         std::fs::create_dir(at("pod")).unwrap();
         std::fs::write(at("pod/live-slot"), "a").unwrap();
+        std::fs::write(at("pod/release"), "0.2.0").unwrap();
         for version in ENVOYS {
             std::fs::create_dir(at(version)).unwrap();
             envoy_for_sidecar(version, &at(version));
@@ -91,10 +94,12 @@ impl Pod {
         let shared = Shared::new(directory.path()).unwrap();
         shell(&format!("cd {}; chmod 777 . pod slots", directory.path().display()));
         load::app(address(POD, HTTP), address(POD, TCP));
-        let mut pod = Self { directory, controller, outside, shared, slots: [None, None] };
+        let mut pod = Self { directory, controller, outside, shared, slots: [None, None], releases: [0, 0] };
         pod.start_slot(Slot::A, &pod.envoy(version));
         pod.start_slot(Slot::B, &pod.envoy(version));
         pod.until_ready();
+        // Its launcher sees that a moment later, and takes an end before that for a start that failed.
+        pod.until_live(Slot::A);
         pod
     }
 
@@ -109,6 +114,7 @@ impl Pod {
             ("MESHWRIGHT_CONTROLLER", format!("localhost:{}", self.controller.port)),
             ("POD_IP", POD.to_owned()),
             ("MESHWRIGHT_SLOT", slot.name().to_owned()),
+            ("MESHWRIGHT_VERSION", format!("0.2.{}", self.releases[slot as usize])),
             ("MESHWRIGHT_SWAP_DRAIN_SECONDS", DRAIN_SECONDS.to_owned()),
             ("MESHWRIGHT_CONCURRENCY", "1".to_owned()),
         ]);
@@ -147,10 +153,14 @@ impl Pod {
 
     /// What a change of the idle slot's image and of the annotation makes kubelet do.
     fn replace(&mut self, slot: Slot, program: &Path) {
+        self.releases[slot as usize] = 1 + self.releases[slot.other() as usize];
+        self.want(slot);
+        // The container with the old image sees this too, and is killed only later: it must not begin.
+        std::thread::sleep(std::time::Duration::from_millis(1200));
+        assert!(!self.shared.is_attempted() && !self.shared.is_alive(slot), "{}", self.log(slot));
         let pid = self.process(slot).id();
         shell(&format!("kill -TERM {pid}"));
         assert_eq!(self.exit_code(slot), Some(0), "a parked slot ends at once: {}", self.log(slot));
-        self.want(slot);
         self.start_slot(slot, program);
     }
 
@@ -161,7 +171,9 @@ impl Pod {
     }
 
     fn want(&self, slot: Slot) {
-        std::fs::write(self.directory.path().join("pod/live-slot"), slot.name()).unwrap();
+        let at = |name: &str| self.directory.path().join("pod").join(name);
+        std::fs::write(at("release"), format!("0.2.{}", self.releases[slot as usize])).unwrap();
+        std::fs::write(at("live-slot"), slot.name()).unwrap();
     }
 
     fn is_live(&self, slot: Slot) -> Option<()> {
@@ -332,7 +344,9 @@ fn a_live_slot_that_crashes_comes_back_itself() {
         assert_eq!(pod.exit_code(Slot::A), Some(137));
         pod.start_slot(Slot::A, &program);
         pod.until_ready();
-        assert_eq!(pod.shared.live().map(|live| (live.slot, live.epoch)), Some((Slot::A, 1)));
+        // Noted a moment after the new Envoy first answers.
+        let again = || pod.shared.live().filter(|live| live.slot == Slot::A && live.epoch == 1);
+        until("slot a is noted as live again", again);
         assert!(!pod.shared.is_alive(Slot::B), "the idle one stays idle");
         let load = pod.load();
         traffic(&load);
@@ -360,7 +374,7 @@ fn a_full_shared_memory_is_named() {
 fn the_hook_of_a_parked_slot_does_not_drain_the_pod() {
     let directory = tempfile::tempdir().unwrap();
     let shared = Shared::new(directory.path()).unwrap();
-    shared.set_live(proxy::swap::shared::Live { slot: Slot::A, epoch: 0 }).unwrap();
+    shared.set_live(proxy::swap::shared::Live { slot: Slot::A, epoch: 0, drains_until: 0 }).unwrap();
     let drain = |slot: &str| {
         let output = Command::new(PROGRAM)
             .args(["drain", "--slot", slot, "--run-dir"])
