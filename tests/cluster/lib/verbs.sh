@@ -118,6 +118,12 @@ verb_exec() {
   exec nsenter --net="$NETNS" "$@"
 }
 
+verb_ctr() {
+  need_root
+  [ -S "$(containerd_socket)" ] || die "cluster $NAME has no node that runs"
+  ctr "$@"
+}
+
 verb_kubectl() {
   need_cluster
   exec "$KUBERNETES_BIN/kubectl" --kubeconfig "$RUN/kubeconfig" "$@"

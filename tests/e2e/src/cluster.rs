@@ -61,6 +61,14 @@ impl Cluster {
         command
     }
 
+    /// containerd's client, in the node's image store.
+    ///
+    /// # Errors
+    /// As it says.
+    pub fn ctr(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        output(script().args(["ctr", "--name", &self.name, "--"]).args(arguments))
+    }
+
     /// `kubectl get -o json`.
     ///
     /// # Errors

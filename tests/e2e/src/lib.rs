@@ -9,6 +9,7 @@
 //!
 //! Only tests and the demo may use it.
 
+pub mod blink;
 pub mod cluster;
 pub mod git;
 pub mod load;

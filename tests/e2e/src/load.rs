@@ -32,7 +32,7 @@ pub struct Totals {
 
 type Lines = Arc<Mutex<BTreeMap<String, Value>>>;
 
-/// Follows every generator of the Deployment `load` until it is stopped.
+/// Follows every generator of a Deployment until it is stopped.
 #[derive(Debug)]
 pub struct Follower {
     lines: Lines,
@@ -41,15 +41,15 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Begins.
+    /// Begins. The pods of the Deployment `app` have the label `app` and a container of that name.
     #[must_use]
-    pub fn start(cluster: &Cluster, namespace: &str) -> Self {
+    pub fn start(cluster: &Cluster, namespace: &str, app: &'static str) -> Self {
         let lines = Lines::default();
         let stop = Arc::new(AtomicBool::new(false));
         let scout = std::thread::spawn({
             let (cluster, namespace) = (cluster.clone(), namespace.to_owned());
             let (lines, stop) = (Arc::clone(&lines), Arc::clone(&stop));
-            move || scout(&cluster, &namespace, &lines, &stop)
+            move || scout(&cluster, &namespace, app, &lines, &stop)
         });
         Self { lines, stop, scout: Some(scout) }
     }
@@ -81,12 +81,13 @@ impl Drop for Follower {
     }
 }
 
-fn scout(cluster: &Cluster, namespace: &str, lines: &Lines, stop: &AtomicBool) {
+fn scout(cluster: &Cluster, namespace: &str, app: &'static str, lines: &Lines, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
-        for pod in cluster.list(&["pods", "-n", namespace, "-l", "app=load"]).unwrap_or_default() {
-            let running = pod["status"]["containerStatuses"].as_array().is_some_and(|all| {
-                all.iter().any(|c| c["name"] == "load" && !c["state"]["running"].is_null())
-            });
+        let selector = format!("app={app}");
+        for pod in cluster.list(&["pods", "-n", namespace, "-l", &selector]).unwrap_or_default() {
+            let running = pod["status"]["containerStatuses"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|c| c["name"] == app && !c["state"]["running"].is_null()));
             let Some(name) = pod["metadata"]["name"].as_str() else { continue };
             let mut known = lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if running && !known.contains_key(name) {
@@ -94,17 +95,17 @@ fn scout(cluster: &Cluster, namespace: &str, lines: &Lines, stop: &AtomicBool) {
                 let (cluster, namespace) = (cluster.clone(), namespace.to_owned());
                 let (lines, name) = (Arc::clone(lines), name.to_owned());
                 // Ends by itself when the pod's log ends.
-                std::thread::spawn(move || follow(&cluster, &namespace, &name, &lines));
+                std::thread::spawn(move || follow(&cluster, &namespace, app, &name, &lines));
             }
         }
         std::thread::sleep(Duration::from_millis(500));
     }
 }
 
-fn follow(cluster: &Cluster, namespace: &str, pod: &str, lines: &Lines) {
+fn follow(cluster: &Cluster, namespace: &str, app: &str, pod: &str, lines: &Lines) {
     let child = cluster
         .kubectl()
-        .args(["logs", "-f", "-n", namespace, pod, "-c", "load"])
+        .args(["logs", "-f", "-n", namespace, pod, "-c", app])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -232,9 +232,17 @@ impl Story {
     /// When they do not come up.
     pub fn start_load(&mut self) -> anyhow::Result<Follower> {
         self.cluster.apply_file("config/demo/app/load.yaml")?;
-        self.cluster.rolled_out("bookbuyer", "load", 3 * MINUTE)?;
-        let follower = Follower::start(&self.cluster, "bookbuyer");
-        until("both load generators to count requests", MINUTE, || {
+        self.follow("load")
+    }
+
+    /// Waits until both pods of a generator of load in the buyer's namespace run and count.
+    ///
+    /// # Errors
+    /// When they do not come up.
+    pub fn follow(&self, app: &'static str) -> anyhow::Result<Follower> {
+        self.cluster.rolled_out("bookbuyer", app, 3 * MINUTE)?;
+        let follower = Follower::start(&self.cluster, "bookbuyer", app);
+        until(format!("both pods of {app} to count"), MINUTE, || {
             let totals = follower.totals();
             Ok((totals.generators == 2 && totals.sent > 100).then_some(()))
         })?;
@@ -275,12 +283,7 @@ impl Story {
     /// # Errors
     /// When they do not end.
     pub fn stop_load(&mut self, follower: &Follower) -> anyhow::Result<Totals> {
-        output(self.cluster.kubectl().args(["scale", "-n", "bookbuyer", "deployment/load", "--replicas=0"]))?;
-        until("the load generators to end", 2 * MINUTE, || {
-            let left = self.cluster.list(&["pods", "-n", "bookbuyer", "-l", "app=load"])?;
-            Ok(left.is_empty().then_some(()))
-        })?;
-        let totals = follower.totals();
+        let totals = self.end("load", follower)?;
         (self.summary.requests, self.summary.failed) = (totals.sent, totals.failed);
         println!("  {} requests, {} failed", totals.sent, totals.failed);
         self.summary
@@ -291,6 +294,20 @@ impl Story {
             format!("the sidecars' Envoy changed from {}", self.summary.envoy_from),
         );
         Ok(totals)
+    }
+
+    /// Ends a generator of load and takes its last counters.
+    ///
+    /// # Errors
+    /// When its pods do not end.
+    pub fn end(&self, app: &str, follower: &Follower) -> anyhow::Result<Totals> {
+        let deployment = format!("deployment/{app}");
+        output(self.cluster.kubectl().args(["scale", "-n", "bookbuyer", &deployment, "--replicas=0"]))?;
+        until(format!("the pods of {app} to end"), 2 * MINUTE, || {
+            let left = self.cluster.list(&["pods", "-n", "bookbuyer", "-l", &format!("app={app}")])?;
+            Ok(left.is_empty().then_some(()))
+        })?;
+        Ok(follower.totals())
     }
 
     /// The whole story.

@@ -23,6 +23,9 @@ pub struct Call {
     /// Header `name: value`; may be repeated.
     #[arg(long)]
     header: Vec<String>,
+    /// Prints the last answer's body instead of what was counted.
+    #[arg(long)]
+    show: bool,
 }
 
 /// What came back.
@@ -46,6 +49,7 @@ pub async fn run(flags: Call) -> anyhow::Result<()> {
     let mut statuses = BTreeMap::<String, u32>::new();
     let mut served_by = BTreeMap::<String, u32>::new();
     let mut errors = BTreeMap::<String, u32>::new();
+    let mut last = Bytes::new();
     for _ in 0..flags.count {
         match once(&flags.method, &flags.url, &headers).await {
             Ok(answer) => {
@@ -55,9 +59,14 @@ pub async fn run(flags: Call) -> anyhow::Result<()> {
                 {
                     *served_by.entry(name.to_owned()).or_default() += 1;
                 }
+                last = answer.body;
             }
             Err(error) => *errors.entry(format!("{error:#}")).or_default() += 1,
         }
+    }
+    if flags.show {
+        println!("{}", String::from_utf8_lossy(&last));
+        return Ok(());
     }
     println!("{}", json!({"statuses": statuses, "served_by": served_by, "errors": errors}));
     Ok(())

@@ -10,6 +10,7 @@
 mod call;
 mod load;
 mod server;
+mod streams;
 
 use clap::{Parser, Subcommand};
 
@@ -30,6 +31,10 @@ enum Role {
     Idle,
     /// Calls a URL a number of times and prints who answered what, as JSON.
     Call(call::Call),
+    /// Gives back whatever it gets: raw TCP, WebSocket, gRPC streams.
+    Echo,
+    /// Holds connections of every kind to an `echo` until SIGTERM, and prints counters.
+    Talk(streams::Talk),
     /// Calls a URL over and over until SIGTERM, on short and on kept-alive connections, and prints counters.
     Load(load::Load),
 }
@@ -42,6 +47,8 @@ async fn main() -> anyhow::Result<()> {
         Role::Idle => terminated().await,
         Role::Call(call) => call::run(call).await,
         Role::Load(load) => load::run(load).await,
+        Role::Echo => streams::echo().await,
+        Role::Talk(talk) => streams::talk(talk).await,
     }
 }
 

@@ -10,6 +10,7 @@ mod t2_injection;
 mod t3_bad_input;
 mod t4_crash;
 mod t5_root_rotation;
+mod t6_hot_swap;
 mod t9_uninstall;
 
 use e2e::cluster::Cluster;
