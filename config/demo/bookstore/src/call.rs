@@ -23,6 +23,9 @@ pub struct Call {
     /// Header `name: value`; may be repeated.
     #[arg(long)]
     header: Vec<String>,
+    /// Fails unless every answer has this status.
+    #[arg(long)]
+    require: Option<StatusCode>,
     /// Prints the last answer's body instead of what was counted.
     #[arg(long)]
     show: bool,
@@ -69,6 +72,15 @@ pub async fn run(flags: Call) -> anyhow::Result<()> {
         return Ok(());
     }
     println!("{}", json!({"statuses": statuses, "served_by": served_by, "errors": errors}));
+    if let Some(status) = flags.require {
+        let good = statuses.get(&status.as_u16().to_string()).copied().unwrap_or_default();
+        anyhow::ensure!(
+            good == flags.count,
+            "{} of {} calls were not answered by {status}",
+            flags.count - good,
+            flags.count
+        );
+    }
     Ok(())
 }
 

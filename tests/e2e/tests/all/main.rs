@@ -11,6 +11,8 @@ mod t3_bad_input;
 mod t4_crash;
 mod t5_root_rotation;
 mod t6_hot_swap;
+mod t7_workloads;
+mod t8_injector_gone;
 mod t9_uninstall;
 
 use e2e::cluster::Cluster;
