@@ -39,13 +39,32 @@ pub struct Load {
     after_first_success: bool,
 }
 
+/// What was sent, and what failed how often.
 #[derive(Default)]
-struct Counters {
+pub struct Counters {
     sent: AtomicU64,
     failed: AtomicU64,
     counting: AtomicBool,
     stopping: AtomicBool,
     failures: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Counters {
+    /// Whether callers shall end.
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Counts what went well.
+    pub fn sent(&self, number: u64) {
+        self.sent.fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// Counts a failure, by what it was.
+    pub async fn failed(&self, what: String) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        *self.failures.lock().await.entry(what).or_default() += 1;
+    }
 }
 
 /// Runs until SIGTERM.
@@ -59,8 +78,16 @@ pub async fn run(flags: Load) -> anyhow::Result<()> {
         let keep_alive = index >= flags.short;
         callers.spawn(async move { caller(&counters, &url, keep_alive, pause).await });
     }
+    until_terminated(&counters, callers).await
+}
+
+/// Prints the counters twice a second; after SIGTERM lets the callers end, and prints them once more.
+pub async fn until_terminated(
+    counters: &Arc<Counters>,
+    mut callers: tokio::task::JoinSet<()>,
+) -> anyhow::Result<()> {
     let reporter = tokio::spawn({
-        let counters = Arc::clone(&counters);
+        let counters = Arc::clone(counters);
         async move {
             loop {
                 tokio::time::sleep(Duration::from_millis(500)).await;
@@ -72,7 +99,7 @@ pub async fn run(flags: Load) -> anyhow::Result<()> {
     counters.stopping.store(true, Ordering::Relaxed);
     while callers.join_next().await.is_some() {}
     reporter.abort();
-    report(&counters, true).await;
+    report(counters, true).await;
     Ok(())
 }
 
@@ -80,7 +107,7 @@ async fn caller(counters: &Counters, url: &str, keep_alive: bool, pause: Duratio
     // A pooled connection that dies under a request counts as a failure here; it is not hidden by a retry.
     let client: Client<HttpConnector, Empty<Bytes>> =
         Client::builder(TokioExecutor::new()).retry_canceled_requests(false).build_http();
-    while !counters.stopping.load(Ordering::Relaxed) {
+    while !counters.stopping() {
         let outcome = if keep_alive {
             kept_alive(&client, url).await
         } else {
@@ -109,15 +136,14 @@ async fn count(counters: &Counters, outcome: anyhow::Result<u16>, keep_alive: bo
     if !counters.counting.load(Ordering::Relaxed) {
         return;
     }
-    counters.sent.fetch_add(1, Ordering::Relaxed);
+    counters.sent(1);
     let what = match outcome {
         Ok(200) => return,
         Ok(status) => format!("status {status}"),
         Err(error) => format!("{error:#}"),
     };
-    counters.failed.fetch_add(1, Ordering::Relaxed);
     let connection = if keep_alive { "keep-alive" } else { "short" };
-    *counters.failures.lock().await.entry(format!("{connection}: {what}")).or_default() += 1;
+    counters.failed(format!("{connection}: {what}")).await;
 }
 
 async fn report(counters: &Counters, last: bool) {

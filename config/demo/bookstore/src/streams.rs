@@ -7,10 +7,8 @@
 //!       ──HTTP/2 requests──▶ :9002
 //! ```
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -21,10 +19,10 @@ use http_body_util::{BodyExt as _, BodyStream, Empty, Full, StreamBody, combinat
 use hyper::body::{Frame, Incoming};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Mutex;
+
+use crate::load::{self, Counters};
 
 const TCP: u16 = 9000;
 const WEBSOCKET: u16 = 9001;
@@ -130,57 +128,22 @@ enum Kind {
     Http2,
 }
 
-#[derive(Default)]
-struct Seen {
-    stopping: AtomicBool,
-    counts: Mutex<Counts>,
-}
-
-#[derive(Default)]
-struct Counts {
-    sent: u64,
-    failed: u64,
-    failures: BTreeMap<String, u64>,
-}
-
 /// Runs until SIGTERM; every connection is held for its time, and a message that does not come back is a failure.
 /// Counts like `bookstore load` does, from the moment on when each kind has worked once.
 pub async fn talk(flags: Talk) -> anyhow::Result<()> {
-    let seen = Arc::new(Seen::default());
+    let counters = Arc::new(Counters::default());
     let mut callers = tokio::task::JoinSet::new();
     for kind in [Kind::Tcp, Kind::WebSocket, Kind::GrpcStream, Kind::Http2] {
-        let (seen, host, hold) =
-            (Arc::clone(&seen), flags.host.clone(), Duration::from_secs(flags.hold_seconds));
-        callers.spawn(async move { sessions(&seen, kind, &host, hold).await });
+        let (counters, host) = (Arc::clone(&counters), flags.host.clone());
+        let hold = Duration::from_secs(flags.hold_seconds);
+        callers.spawn(async move { sessions(&counters, kind, &host, hold).await });
     }
-    let reporter = tokio::spawn({
-        let seen = Arc::clone(&seen);
-        async move {
-            loop {
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                report(&seen, false).await;
-            }
-        }
-    });
-    crate::terminated().await?;
-    seen.stopping.store(true, Ordering::Relaxed);
-    while callers.join_next().await.is_some() {}
-    reporter.abort();
-    report(&seen, true).await;
-    Ok(())
+    load::until_terminated(&counters, callers).await
 }
 
-async fn report(seen: &Seen, last: bool) {
-    let counts = seen.counts.lock().await;
-    println!(
-        "{}",
-        json!({"sent": counts.sent, "failed": counts.failed, "failures": counts.failures, "final": last})
-    );
-}
-
-async fn sessions(seen: &Seen, kind: Kind, host: &str, hold: Duration) {
+async fn sessions(counters: &Counters, kind: Kind, host: &str, hold: Duration) {
     let mut worked = false;
-    while !seen.stopping.load(Ordering::Relaxed) {
+    while !counters.stopping() {
         let outcome = match kind {
             Kind::Tcp => raw(host, hold).await,
             Kind::WebSocket => upgraded(host, hold).await,
@@ -188,16 +151,11 @@ async fn sessions(seen: &Seen, kind: Kind, host: &str, hold: Duration) {
             Kind::Http2 => requests(host, hold).await,
         };
         worked |= outcome.is_ok();
-        let mut counts = seen.counts.lock().await;
         match outcome {
-            Ok(messages) => counts.sent += messages,
-            Err(error) if worked => {
-                counts.failed += 1;
-                *counts.failures.entry(format!("{kind:?}: {error:#}")).or_default() += 1;
-            }
+            Ok(messages) => counters.sent(messages),
+            Err(error) if worked => counters.failed(format!("{kind:?}: {error:#}")).await,
             Err(_) => {}
         }
-        drop(counts);
         tokio::time::sleep(PAUSE).await;
     }
 }
