@@ -162,6 +162,17 @@ fn a_policy_that_names_what_is_not_there_is_a_condition_not_a_rejection() {
     story.cluster.apply(&target.to_string()).unwrap();
     let said = mesh_says(&story.cluster, MESH, "PoliciesApplied", "dangling");
     assert!(said.contains("not-there"), "{said}");
+    // Where the author looks: SMI's kinds have no status.
+    let event = until("an Event about the policy itself", Duration::from_secs(60), || {
+        let events = story.cluster.list(&["events", "-n", "bookstore"])?;
+        Ok(events.into_iter().find(|event| event["involvedObject"]["name"] == "dangling"))
+    })
+    .unwrap();
+    assert_eq!(
+        (&event["involvedObject"]["kind"], &event["type"]),
+        (&json!("TrafficTarget"), &json!("Warning"))
+    );
+    assert!(event["message"].as_str().is_some_and(|text| text.contains("not-there")), "{event}");
     still_works(&story);
     output(story.cluster.kubectl().args(["delete", "traffictarget", "-n", "bookstore", "dangling"])).unwrap();
 }
