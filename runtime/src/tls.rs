@@ -22,6 +22,7 @@ use rustls::{
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
+mod accept;
 mod serve;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The acceptor: handshakes in tasks of their own, HTTP/1.1 and HTTP/2, graceful end.
+//! Connections: handshakes in tasks of their own, HTTP/1.1 and HTTP/2, graceful end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,26 +8,43 @@ use axum::Router;
 use axum::body::Body;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::server::graceful::Watcher;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
+use super::accept::accept;
 use crate::shutdown::Shutdown;
 
-/// A peer that has not finished its handshake by then is dropped.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// What handshakes may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Handshakes {
+    /// So many are worked on at a time, those that came first. When thousands come at once, some are done after the
+    /// other; without this all of them would be done late, or too late, together.
+    pub(super) places: usize,
+    /// A peer that is silent for so long goes on without a place: it must not keep others out.
+    pub(super) place: Duration,
+    /// A peer that has not finished by then is dropped.
+    pub(super) limit: Duration,
+}
+
+impl Default for Handshakes {
+    fn default() -> Self {
+        Self { places: 256, place: Duration::from_secs(1), limit: Duration::from_secs(10) }
+    }
+}
+
 /// A peer that has not sent a whole HTTP/1.1 header by then is dropped.
 const HEADER_LIMIT: Duration = Duration::from_secs(15);
 /// HTTP/2 pings find peers that vanished without a word.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Pause when the process is out of file descriptors; accepting at full speed would only burn the CPU.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// In the extensions of every request: the peer's verified certificate chain, leaf first; empty without one.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +57,8 @@ pub struct PeerAddress(pub SocketAddr);
 /// Counts of a TLS port.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
+    /// Connections that were taken.
+    pub accepted: Counter,
     /// Connections that are open after their handshake.
     pub connections: Gauge,
     /// Handshakes that failed or took too long.
@@ -47,10 +66,16 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers the counts as `<prefix>_connections` and `<prefix>_failed_handshakes`.
+    /// Registers the counts as `<prefix>_accepted_connections`, `<prefix>_connections` and
+    /// `<prefix>_failed_handshakes`.
     #[must_use]
     pub fn register(registry: &mut Registry, prefix: &str) -> Self {
         let metrics = Self::default();
+        registry.register(
+            format!("{prefix}_accepted_connections"),
+            "TCP connections that were accepted",
+            metrics.accepted.clone(),
+        );
         registry.register(
             format!("{prefix}_connections"),
             "Open TLS connections",
@@ -69,7 +94,7 @@ impl Metrics {
 /// are at until it is overdue. Streams that never end by themselves must be ended by their handlers.
 ///
 /// # Errors
-/// None today; accept errors are logged and retried.
+/// When there is no thread for the acceptor, or it cannot listen.
 pub async fn serve(
     listener: TcpListener,
     config: Arc<ServerConfig>,
@@ -77,26 +102,26 @@ pub async fn serve(
     metrics: Metrics,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
+    serve_with(Handshakes::default(), listener, config, router, metrics, shutdown).await
+}
+
+pub(super) async fn serve_with(
+    handshakes: Handshakes,
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    router: Router,
+    metrics: Metrics,
+    shutdown: Shutdown,
+) -> std::io::Result<()> {
     let acceptor = TlsAcceptor::from(config);
-    let graceful = GracefulShutdown::new();
-    let port = Port { http: http(), router, metrics };
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.stopping.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, address)) => {
-                let task = port.clone().connection(acceptor.clone(), stream, address, graceful.watcher());
-                tokio::spawn(task);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
+    let places = Arc::new(Semaphore::new(handshakes.places));
+    let port = Port { http: http(), router, metrics, handshakes, places };
+    let workers = tokio::runtime::Handle::current();
+    let take = move |stream, address, watcher| {
+        port.metrics.accepted.inc();
+        workers.spawn(port.clone().connection(acceptor.clone(), stream, address, watcher));
+    };
+    let graceful = accept(listener, shutdown.stopping.clone(), take).await?;
     tokio::select! {
         () = graceful.shutdown() => {}
         () = shutdown.overdue.cancelled() => tracing::warn!("connections were cut: the time to drain is over"),
@@ -121,6 +146,8 @@ struct Port {
     http: Builder<TokioExecutor>,
     router: Router,
     metrics: Metrics,
+    handshakes: Handshakes,
+    places: Arc<Semaphore>,
 }
 
 impl Port {
@@ -133,10 +160,13 @@ impl Port {
     ) {
         // Small writes are the rule here; waiting to fill packets would only delay them.
         let _ = stream.set_nodelay(true);
-        let stream = match tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return self.failed(address, &error.to_string()),
-            Err(_) => return self.failed(address, "took too long"),
+        let stream = match self.handshake(acceptor, stream).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.metrics.failed_handshakes.inc();
+                tracing::debug!(%address, error, "handshake failed");
+                return;
+            }
         };
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let chain: Arc<[_]> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
@@ -156,9 +186,19 @@ impl Port {
         drop(open);
     }
 
-    fn failed(&self, address: SocketAddr, error: &str) {
-        self.metrics.failed_handshakes.inc();
-        tracing::debug!(%address, error, "handshake failed");
+    async fn handshake(
+        &self,
+        acceptor: TlsAcceptor,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, String> {
+        let place = self.places.acquire().await;
+        let mut accepted = std::pin::pin!(acceptor.accept(stream));
+        let mut done = tokio::time::timeout(self.handshakes.place, &mut accepted).await;
+        drop(place);
+        if done.is_err() {
+            done = tokio::time::timeout(self.handshakes.limit, accepted).await;
+        }
+        done.map_err(|_| "took too long".to_owned())?.map_err(|error| error.to_string())
     }
 }
 

@@ -9,6 +9,7 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
+use super::serve::{Handshakes, serve_with};
 use super::*;
 use crate::https::{HttpsError, Limits, Peer, send};
 use crate::shutdown::Shutdown;
@@ -44,6 +45,14 @@ fn roots(authority: &CertifiedIssuer<'static, KeyPair>) -> Arc<Roots> {
 
 /// Serves the number of the caller's certificates; returns where, its counts and how to stop it.
 async fn server(certificate: Arc<Certificate>, clients: ClientAuth) -> (String, Metrics, Shutdown) {
+    server_with(Handshakes::default(), certificate, clients).await
+}
+
+async fn server_with(
+    handshakes: Handshakes,
+    certificate: Arc<Certificate>,
+    clients: ClientAuth,
+) -> (String, Metrics, Shutdown) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let router = Router::new().route(
@@ -52,7 +61,8 @@ async fn server(certificate: Arc<Certificate>, clients: ClientAuth) -> (String, 
     );
     let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
     let config = server_config(certificate, clients).unwrap();
-    tokio::spawn(serve(listener, config, router, metrics.clone(), shutdown.clone()));
+    let serving = serve_with(handshakes, listener, config, router, metrics.clone(), shutdown.clone());
+    tokio::spawn(serving);
     (address, metrics, shutdown)
 }
 
@@ -94,6 +104,36 @@ async fn client_certificates_are_optional_verified_and_handed_on() {
     assert_eq!(asked(good()).await.unwrap(), "1");
     assert_eq!(asked(Certificate::none()).await.unwrap(), "0");
     assert!(asked(certificate(&stranger, "client.test")).await.is_err(), "an unknown authority is refused");
+}
+
+#[tokio::test]
+async fn silent_peers_do_not_keep_others_out() {
+    let authority = authority();
+    let own = certificate(&authority, "a.test");
+    let handshakes =
+        Handshakes { places: 2, place: Duration::from_millis(5), limit: Duration::from_secs(3600) };
+    let (address, metrics, _shutdown) = server_with(handshakes, own, ClientAuth::None).await;
+    let connect = || std::net::TcpStream::connect(&address).unwrap();
+    let silent = [connect(), connect(), connect(), connect()];
+    assert_eq!(ask(&address, "a.test", Certificate::none(), roots(&authority)).await.unwrap(), "0");
+    assert_eq!(metrics.failed_handshakes.get(), 0, "they are still waited for");
+    drop(silent);
+}
+
+/// The kernel's queue is emptied even if every worker is busy: a queue that overflows costs peers seconds.
+#[tokio::test]
+async fn connections_are_taken_while_the_workers_are_busy() {
+    let authority = authority();
+    let (address, metrics, _shutdown) = server(certificate(&authority, "a.test"), ClientAuth::None).await;
+    ask(&address, "a.test", Certificate::none(), roots(&authority)).await.unwrap();
+    let before = metrics.accepted.get();
+    // From here to the end the one worker, which is this test, does nothing else.
+    let peers: Vec<_> = (0..50).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    let begin = std::time::Instant::now();
+    while metrics.accepted.get() - before < peers.len() as u64 {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{} were taken", metrics.accepted.get());
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[tokio::test]
