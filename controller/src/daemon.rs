@@ -122,6 +122,7 @@ impl Daemon {
             canaries: Arc::default(),
             metrics,
             stopping,
+            leaving: Arc::default(),
             limits: Limits::default(),
         };
         let router = endpoint::router(issuing).merge(fleet::router(fleet.clone())).merge(server::router(ads));

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod body;
+pub mod leave;
 pub mod served;
 pub mod server;
 pub mod session;

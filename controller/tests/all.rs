@@ -9,6 +9,8 @@ mod api;
 mod envoy;
 #[path = "all/last_good.rs"]
 mod last_good;
+#[path = "all/leave.rs"]
+mod leave;
 #[path = "all/snapshots.rs"]
 mod snapshots;
 #[path = "all/support.rs"]

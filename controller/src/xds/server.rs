@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::body::{Item, Requests, Responses};
+use super::leave::Leaving;
 use super::session::{Said, Session};
 use super::trial::Canaries;
 use super::wire::{DeltaRequest, DeltaResponse, Node};
@@ -59,8 +60,10 @@ pub struct Ads {
     pub canaries: Arc<Canaries>,
     /// Counts.
     pub metrics: Metrics,
-    /// Ends every stream.
+    /// Ends every stream, each at its turn.
     pub stopping: CancellationToken,
+    /// The turns.
+    pub leaving: Arc<Leaving>,
     /// Limits.
     pub limits: Limits,
 }
@@ -207,6 +210,12 @@ impl Stream<'_> {
         let mut waited_for: Option<String> = None;
         let (wake, patience) = (self.session.wake(), self.session.patience());
         let mut again = tokio::time::Instant::now();
+        let ads = self.ads;
+        let turn = async {
+            ads.stopping.cancelled().await;
+            tokio::time::sleep(ads.leaving.turn(ads.metrics.streams.get())).await;
+        };
+        tokio::pin!(turn);
         loop {
             tokio::select! {
                 message = requests.message() => match message {
@@ -243,7 +252,7 @@ impl Stream<'_> {
                     return Err((End::Replaced, Status::aborted("a newer stream took the place of this one")));
                 }
                 // An end without an error: Envoy connects to another replica at once.
-                () = self.ads.stopping.cancelled() => return Ok(End::Stopping),
+                () = &mut turn => return Ok(End::Stopping),
             }
         }
     }

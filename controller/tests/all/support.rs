@@ -105,6 +105,7 @@ impl Controller {
             canaries: Arc::default(),
             metrics: metrics.clone(),
             stopping: shutdown.stopping.clone(),
+            leaving: Arc::default(),
             limits: Limits::default(),
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

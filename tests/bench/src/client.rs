@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use bench::authority;
 use controller::certificates::authority::Authority;
 use controller::xds::wire::{BuildVersion, DeltaRequest, DeltaResponse, Node, SemanticVersion};
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
@@ -17,7 +20,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic_prost::ProstCodec;
 
 use crate::server;
-use crate::world::{self, World};
+use bench::world::{self, World};
 
 const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
@@ -54,27 +57,49 @@ pub struct Client {
     pub authority: Arc<Authority>,
     /// What to do.
     pub phase: watch::Receiver<Phase>,
+    /// Of all clients together.
+    pub counts: Arc<Counts>,
+}
+
+/// What clients count together.
+#[derive(Default)]
+pub struct Counts {
+    /// Clients that have their certificate and wait to be told.
+    pub prepared: AtomicU64,
+    /// Connections and streams that failed.
+    pub failures: AtomicU64,
 }
 
 impl Client {
     /// Does as it is told until nobody tells it anything any more.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let tls = self.tls()?;
+        self.counts.prepared.fetch_add(1, Ordering::Relaxed);
         let mut held = Held::new();
         loop {
             self.phase.wait_for(|phase| *phase == Phase::Connected).await?;
             let mut phase = self.phase.clone();
-            tokio::select! {
-                ended = self.stream(tls.clone(), &mut held) => ended?,
+            let ended = tokio::select! {
+                ended = self.stream(tls.clone(), &mut held) => Some(ended),
                 away = phase.wait_for(|phase| *phase == Phase::Away) => {
                     away?;
+                    None
                 }
+            };
+            if let Some(ended) = ended {
+                if ended.is_err() {
+                    self.counts.failures.fetch_add(1, Ordering::Relaxed);
+                }
+                // As Envoy, but without its randomness.
+                let spread = Duration::from_millis(self.number as u64 % 250);
+                tokio::time::sleep(Duration::from_millis(250) + spread).await;
             }
         }
     }
 
     fn tls(&self) -> anyhow::Result<Arc<rustls::ClientConfig>> {
-        let (chain, key) = server::leaf(&self.authority, &self.world.spiffe_id(self.number))?;
+        let (chain, key) =
+            authority::leaf(&self.authority, &self.world.spiffe_id(self.number), server::HOST)?;
         let identity = runtime::certificates::Identity::default();
         identity.roots.set(self.authority.trust_bundle())?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));

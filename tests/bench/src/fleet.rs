@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -10,9 +11,9 @@ use controller::certificates::authority::Authority;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::client::{Client, Phase};
+use crate::client::{Client, Counts, Phase};
 use crate::server::{Answer, Facts, Kind};
-use crate::world::World;
+use bench::world::World;
 
 /// All clients connecting.
 #[derive(Default, Clone, Copy)]
@@ -56,6 +57,8 @@ pub struct Numbers {
     pub base: u64,
     /// The most memory that it had, over what it had when all were connected.
     pub peak: f64,
+    /// Connections and streams that failed, so that the client tried again.
+    pub failures: u64,
 }
 
 /// The server's process and its answers.
@@ -144,11 +147,16 @@ pub fn measure(kind: Kind, world: World, rounds: usize) -> anyhow::Result<Number
     let authority = Arc::new(Authority::parse(&root, &key)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let phase = watch::Sender::new(Phase::Away);
+    let counts = Arc::new(Counts::default());
     let mut tasks = JoinSet::new();
     for number in 0..world.clients {
         let (address, authority) = (address.as_str().into(), authority.clone());
-        let client = Client { number, world, address, authority, phase: phase.subscribe() };
+        let (phase, counts) = (phase.subscribe(), counts.clone());
+        let client = Client { number, world, address, authority, phase, counts };
         tasks.spawn_on(client.run(), runtime.handle());
+    }
+    while counts.prepared.load(Ordering::Relaxed) < world.clients as u64 && tasks.try_join_next().is_none() {
+        std::thread::sleep(Duration::from_millis(10));
     }
     let base = server.facts()?.rss;
     let ended = |tasks: &mut JoinSet<_>| match tasks.try_join_next() {
@@ -170,7 +178,8 @@ pub fn measure(kind: Kind, world: World, rounds: usize) -> anyhow::Result<Number
     #[allow(clippy::cast_precision_loss, reason = "a ratio for people")]
     let peak = after.peak as f64 / full.max(1) as f64;
     let memory = full.saturating_sub(base) / world.clients as u64;
-    Ok(Numbers { connect, back, endpoints, policy, memory, base, peak })
+    let failures = counts.failures.load(Ordering::Relaxed);
+    Ok(Numbers { connect, back, endpoints, policy, memory, base, peak, failures })
 }
 
 fn connect(server: &mut Server, phase: &watch::Sender<Phase>) -> anyhow::Result<Connecting> {

@@ -17,14 +17,17 @@ mod bare;
 mod certificates;
 mod client;
 mod fleet;
+mod floor;
 mod model;
 mod ours;
 mod server;
 mod table;
-mod world;
 
+use bench::report;
+use bench::world::World;
 use server::Kind;
-use world::World;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Measures how the controller grows with sidecars and services.
 #[derive(Parser)]
@@ -41,6 +44,9 @@ struct Flags {
     /// A Markdown file between whose marks the tables are put.
     #[arg(long)]
     write: Option<std::path::PathBuf>,
+    /// The folder where Criterion put what `cargo bench -p bench` measured: the table of the pure parts is made of it.
+    #[arg(long)]
+    criterion: Option<std::path::PathBuf>,
     /// Used by the bench itself: be the server of one case.
     #[arg(long, hide = true)]
     serve: Option<Kind>,
@@ -52,8 +58,8 @@ fn main() -> anyhow::Result<()> {
     if let Some(kind) = flags.serve {
         return server::run(kind, *flags.cases.first().context("one case")?);
     }
-    let mut report = table::machine();
-    print!("{report}");
+    let mut text = report::machine("shared by server and clients");
+    print!("{text}");
     let begin = Instant::now();
     let mut rows = Vec::new();
     for world in flags.cases {
@@ -63,19 +69,18 @@ fn main() -> anyhow::Result<()> {
         }
         let bare = fleet::measure(Kind::Bare, world, flags.rounds)?;
         let ours = fleet::measure(Kind::Ours, world, flags.rounds)?;
-        let text = table::case(world, &ours, &bare);
-        print!("{text}");
-        report.push_str(&text);
+        let case = table::case(world, &ours, &bare, &floor::measure(world)?);
+        print!("{case}");
+        text.push_str(&case);
         rows.push((world, ours));
     }
-    let second = Duration::from_secs(1);
-    let texts = [table::growth(&rows), model::measure(second)?, certificates::measure(3 * second)?];
-    for text in texts {
-        print!("{text}");
-        report.push_str(&text);
+    let estimates = flags.criterion.as_deref().map(model::table).transpose()?;
+    for part in [table::growth(&rows), estimates.unwrap_or_default(), certificates::measure(3 * SECOND)?] {
+        print!("{part}");
+        text.push_str(&part);
     }
     match flags.write {
-        Some(path) => table::write(&path, &report),
+        Some(path) => report::write(&path, "fleets", &text),
         None => Ok(()),
     }
 }

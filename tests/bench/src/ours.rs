@@ -11,7 +11,7 @@ use mesh::{Mesh, ResourceType};
 use tokio_util::sync::CancellationToken;
 
 use crate::server::{Change, Serve};
-use crate::world::{self, World};
+use bench::world::{self, World};
 
 /// See the module.
 pub struct Ours {
@@ -37,6 +37,7 @@ impl Ours {
             canaries: Arc::default(),
             metrics: metrics.clone(),
             stopping: CancellationToken::new(),
+            leaving: Arc::default(),
             limits: Limits::default(),
         };
         Ok((Self { world, snapshots, proxies, metrics }, router(ads)))

@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::Router;
-use controller::certificates::authority::{Authority, Subject};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
-use runtime::certificates::Identity;
+use bench::authority;
+use bench::world::World;
+use controller::certificates::authority::Authority;
 use runtime::shutdown::Shutdown;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
 use crate::bare::Bare;
 use crate::ours::Ours;
-use crate::world::World;
 
+/// What clients call it.
+pub const HOST: &str = "controller.bench";
 /// A round that takes longer is given up.
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -132,18 +132,8 @@ fn say(answer: &Answer) -> anyhow::Result<()> {
 }
 
 async fn listen(router: Router) -> anyhow::Result<()> {
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::days(1);
-    let (root, key) = (params.self_signed(&key)?.pem(), key.serialize_pem());
-    let authority = Authority::parse(&root, &key)?;
-    let identity = Identity::default();
-    identity.roots.set(&root)?;
-    let (chain, own) = leaf(&authority, "spiffe://cluster.local/ns/meshwright-system/sa/controller")?;
-    let own = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.serialize_der()));
-    identity.certificate.set(&chain, own)?;
+    let (root, key) = authority::root()?;
+    let identity = authority::server(&Authority::parse(&root, &key)?, &root, HOST)?;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?.to_string();
     let (tls, shutdown) = (runtime::tls::Metrics::default(), Shutdown::default());
@@ -194,12 +184,4 @@ async fn until(pause: Duration, is: impl Fn() -> bool) -> bool {
         tokio::time::sleep(pause).await;
     }
     true
-}
-
-/// A certificate of somebody: chain (PEM) and key.
-pub fn leaf(authority: &Authority, spiffe_id: &str) -> anyhow::Result<(String, KeyPair)> {
-    let key = KeyPair::generate()?;
-    let subject = Subject { spiffe_id: spiffe_id.to_owned(), dns_names: vec!["controller.bench".to_owned()] };
-    let leaf = authority.sign(&subject, &key, Duration::from_secs(3600), time::OffsetDateTime::now_utc())?;
-    Ok((leaf.chain, key))
 }

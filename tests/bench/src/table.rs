@@ -1,33 +1,10 @@
 //! The numbers as Markdown.
 
 use std::fmt::Write;
-use std::path::Path;
-
-use anyhow::{Context, ensure};
 
 use crate::fleet::{Connecting, Numbers, Rounds};
-use crate::world::World;
-
-const BEGIN: &str = "<!-- fleets: written by `make bench` -->";
-const END: &str = "<!-- fleets: end -->";
-
-/// What the numbers were measured on.
-pub fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let field = |text: &str, key: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(key));
-        line.unwrap_or("?").trim_matches([' ', '\t', ':']).to_owned()
-    };
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let profile = if cfg!(debug_assertions) { "dev profile: not for comparison" } else { "release profile" };
-    format!(
-        "{} ({cores} cores, shared by server and clients), memory {}, kernel {}, load {} at the start, {profile}.\n",
-        field(&read("/proc/cpuinfo"), "model name"),
-        field(&read("/proc/meminfo"), "MemTotal"),
-        read("/proc/sys/kernel/osrelease").trim(),
-        read("/proc/loadavg").split_whitespace().next().unwrap_or("?"),
-    )
-}
+use crate::floor::Floor;
+use bench::world::World;
 
 #[allow(clippy::cast_precision_loss, reason = "numbers for people")]
 fn float(number: u64) -> f64 {
@@ -52,7 +29,7 @@ fn row(text: &mut String, name: &str, unit: &str, ours: f64, bare: f64) {
 }
 
 /// The table of one case.
-pub fn case(world: World, ours: &Numbers, bare: &Numbers) -> String {
+pub fn case(world: World, ours: &Numbers, bare: &Numbers, floor: &Floor) -> String {
     let accounts = world.accounts();
     let mut text = format!(
         "\n**{} sidecars ({accounts} kinds), {} services, {} of them open to each**\n\n\
@@ -91,7 +68,24 @@ pub fn case(world: World, ours: &Numbers, bare: &Numbers) -> String {
     );
     row(&mut text, "server memory before", "MB", float(ours.base) / 1e6, float(bare.base) / 1e6);
     row(&mut text, "peak memory / memory when connected", "", ours.peak, bare.peak);
-    let _ = writeln!(text, "\nResources sent again to sidecars that came back: {}.", ours.back.resources);
+    let _ = writeln!(
+        text,
+        "\nResources sent again to sidecars that came back: {}. Connections that failed and were tried again: {} (bare: \
+         {}).",
+        ours.back.resources, ours.failures, bare.failures
+    );
+    let _ = writeln!(
+        text,
+        "Floor: {} B of resources per sidecar that connects, {} B per endpoint change, {} B per policy change, 0 B per \
+         sidecar that comes back; {} different resources, encoded and hashed once in {:.1} ms on one core, which is \
+         {:.1} µs per sidecar.",
+        floor.connect,
+        floor.endpoints,
+        floor.policy,
+        floor.distinct,
+        floor.encode.as_secs_f64() * 1e3,
+        floor.encode.as_secs_f64() * 1e6 / clients,
+    );
     text
 }
 
@@ -117,14 +111,4 @@ pub fn growth(rows: &[(World, Numbers)]) -> String {
         );
     }
     text
-}
-
-/// Puts the report between the marks of a file.
-pub fn write(path: &Path, report: &str) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let (before, rest) = text.split_once(BEGIN).with_context(|| format!("no mark {BEGIN}"))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("no mark {END}"))?;
-    ensure!(!report.contains(END), "the report ends itself");
-    std::fs::write(path, format!("{before}{BEGIN}\n{report}{END}{after}"))
-        .with_context(|| format!("writing {}", path.display()))
 }

@@ -100,13 +100,27 @@ impl World {
     }
 
     /// The MeshConfig.
-    pub fn settings(&self) -> anyhow::Result<mesh::Settings> {
+    ///
+    /// # Errors
+    /// None that can happen: it is well formed.
+    pub fn spec(&self) -> anyhow::Result<crds::MeshConfigSpec> {
         let authorization = if self.reach.is_some() { "Enforce" } else { "AllowAll" };
         let spec = json!({"version": "0.1.0", "traffic": {"authorization": authorization}});
-        Ok(mesh::Settings::new("bench", &serde_json::from_value(spec)?))
+        Ok(serde_json::from_value(spec)?)
+    }
+
+    /// What it sets.
+    ///
+    /// # Errors
+    /// As [`World::spec`].
+    pub fn settings(&self) -> anyhow::Result<mesh::Settings> {
+        Ok(mesh::Settings::new("bench", &self.spec()?))
     }
 
     /// All objects.
+    ///
+    /// # Errors
+    /// None that can happen: they are well formed.
     pub fn objects(&self) -> anyhow::Result<Vec<Object>> {
         let labels = json!({"meshwright.io/mesh": "bench"});
         let namespace = json!({"metadata": {"name": NAMESPACE, "labels": labels}});
@@ -138,6 +152,9 @@ impl World {
 }
 
 /// The endpoints of a service; `round` makes them different.
+///
+/// # Errors
+/// None that can happen: they are well formed.
 pub fn slice(service: usize, round: usize) -> anyhow::Result<Object> {
     let address = |n: usize| format!("10.{}.{}.{n}", service / 250, service % 250);
     let endpoints: Vec<_> = [1, 2, 3, 4 + round % 200]
@@ -151,6 +168,9 @@ pub fn slice(service: usize, round: usize) -> anyhow::Result<Object> {
 }
 
 /// Where calls to the first service go; everybody may call it. `round` makes it different.
+///
+/// # Errors
+/// None that can happen: it is well formed.
 pub fn split(round: usize) -> anyhow::Result<Object> {
     let weight = 1 + round % 98;
     object::<crds::TrafficSplit>(json!({

@@ -12,7 +12,7 @@
 mod follow;
 mod process;
 
-pub use process::{Block, Envoy, Identities, free_port, validate};
+pub use process::{Block, Envoy, Identities, binary, free_port, validate};
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;

@@ -18,7 +18,7 @@ use crate::Config;
 pub(crate) const ADMIN: &str = "admin.sock";
 
 /// Path of a real Envoy, fetched once.
-fn binary(version: &str) -> PathBuf {
+pub fn binary(version: &str) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cluster/cluster");
     let output = Command::new(script).args(["envoy", version]).output().unwrap();
     assert!(output.status.success(), "no Envoy {version}: {}", String::from_utf8_lossy(&output.stderr));

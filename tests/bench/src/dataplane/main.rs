@@ -36,6 +36,9 @@ struct Flags {
     /// Requests per second of the steady load, over 16 connections.
     #[arg(long, default_value_t = 1000)]
     rate: u32,
+    /// A Markdown file between whose marks the table is put.
+    #[arg(long)]
+    write: Option<std::path::PathBuf>,
 }
 
 /// What stands between the load and the application.
@@ -88,14 +91,21 @@ fn main() {
         (Kind::TcpOurs, ours::start(&flags.envoy, &identities, app, "tcp")),
     ]);
     let time = Duration::from_secs(flags.seconds.max(1));
-    println!("Envoy {}, 1 kB answers, {} requests/s over 16 connections", flags.envoy, flags.rate);
+    let machine = bench::report::machine("shared by load, sidecars and application");
+    let (version, rate) = (&flags.envoy, flags.rate);
+    let about = format!("Envoy {version}, 1 kB answers, {rate} requests/s over 16 connections");
     let mut rounds = Vec::new();
     for round in 0..flags.rounds.max(1) {
         eprintln!("round {} of {}", round + 1, flags.rounds.max(1));
         let measured = paths.iter().map(|(kind, path)| (*kind, measure(path, time, flags.rate)));
         rounds.push(measured.collect());
     }
-    table::print(&rounds);
+    let text =
+        format!("{machine}\n{about}. Brackets: the lowest and highest round.\n\n{}", table::of(&rounds));
+    print!("{text}");
+    if let Some(path) = flags.write {
+        bench::report::write(&path, "dataplane", &text).unwrap();
+    }
 }
 
 fn measure(path: &Path, time: Duration, rate: u32) -> Sample {

@@ -11,12 +11,18 @@ fn median(rounds: &[Round], value: impl Fn(&Round) -> f64) -> f64 {
     crate::load::percentile(rounds.iter().map(value).collect(), 50)
 }
 
-/// Prints each kind, and ours against by hand.
-pub fn print(rounds: &[Round]) {
-    println!(
+/// Each kind, and ours against by hand.
+pub fn of(rounds: &[Round]) -> String {
+    let mut text = String::new();
+    let mut line = |one: String| {
+        text.push_str(&one);
+        text.push('\n');
+    };
+    line(
         "| path | 1 connection p50 | steady p50 / p90 | CPU of both sidecars per request | private memory of both |"
+            .to_owned(),
     );
-    println!("|---|---|---|---|---|");
+    line("|---|---|---|---|---|".to_owned());
     for (kind, name) in [
         (Kind::Direct, "direct"),
         (Kind::HttpByHand, "HTTP, by hand"),
@@ -25,16 +31,16 @@ pub fn print(rounds: &[Round]) {
         (Kind::TcpOurs, "TCP, Meshwright"),
     ] {
         let of = |value: fn(&Sample) -> f64| median(rounds, |round| value(&round[&kind]));
-        println!(
+        line(format!(
             "| {name} | {:.0} µs | {:.0} / {:.0} µs | {:.0} µs | {:.1} MB |",
             of(|sample| sample.closed_p50),
             of(|sample| sample.p50),
             of(|sample| sample.p90),
             of(|sample| sample.cpu),
             of(|sample| sample.memory) / 1e6 + 0.0,
-        );
+        ));
     }
-    println!();
+    line(String::new());
     for (name, ours, by_hand) in
         [("HTTP", Kind::HttpOurs, Kind::HttpByHand), ("TCP", Kind::TcpOurs, Kind::TcpByHand)]
     {
@@ -47,11 +53,12 @@ pub fn print(rounds: &[Round]) {
             );
             format!("{:.2} ({low:.2} to {high:.2})", crate::load::percentile(ratios, 50))
         };
-        println!(
-            "{name}, Meshwright / by hand: 1 connection p50 {}, steady p50 {}, CPU {}",
+        line(format!(
+            "- {name}, Meshwright / by hand: 1 connection p50 {}, steady p50 {}, CPU {}",
             ratio(|sample| sample.closed_p50),
             ratio(|sample| sample.p50),
             ratio(|sample| sample.cpu),
-        );
+        ));
     }
+    text
 }
