@@ -214,6 +214,11 @@ fn request_routes(receivers: Receivers<'_>, route: &Route) -> Vec<route::Route> 
     }
 }
 
+/// How often another endpoint is drawn for a retry before one that failed already is taken again. A pod that is gone
+/// has no calls to answer and so looks the least busy: of two pods it is drawn three times in four, and few draws
+/// would send every retry of some calls back to it until its endpoint is withdrawn.
+const PICKS: i64 = 64;
+
 /// A call takes as long as it takes. It is tried again only when no server can have seen it.
 fn action(receivers: Receivers<'_>, to: &Route) -> route::RouteAction {
     use route::route_action::ClusterSpecifier;
@@ -243,7 +248,7 @@ fn action(receivers: Receivers<'_>, to: &Route) -> route::RouteAction {
             num_retries: number(2),
             retriable_headers: vec![header_matcher(UNDELIVERED, "true")],
             retry_host_predicate: vec![previous_hosts],
-            host_selection_retry_max_attempts: 5,
+            host_selection_retry_max_attempts: PICKS,
             ..Default::default()
         }),
         cluster_specifier: Some(specifier),
