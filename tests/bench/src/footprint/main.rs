@@ -24,6 +24,8 @@ const SIDECAR: usize = 0;
 /// `proxy::constants`.
 const READY_PORT: u16 = 15020;
 const BARE_ADMIN_PORT: u16 = 16000;
+/// Release of the sidecar's image, which only slots ask for.
+const VERSION: &str = "0.1.0";
 
 /// Measures what sidecars cost their pods.
 #[derive(Parser)]
@@ -68,7 +70,7 @@ fn main() -> anyhow::Result<()> {
     }
     let envoy = envoys::binary(&flags.envoy);
     let output = Command::new("unshare")
-        .args(["--net", "--"])
+        .args(["--net", "--mount", "--"])
         .arg(std::env::current_exe()?)
         .arg("--inside")
         .arg(&envoy)
@@ -86,6 +88,9 @@ fn main() -> anyhow::Result<()> {
 
 fn inside(flags: &Flags, envoy: &Path) -> anyhow::Result<()> {
     ensure!(Command::new("ip").args(["link", "set", "lo", "up"]).status()?.success(), "ip link set lo up");
+    // Slots meet in shared memory, which is the pod's own on a node.
+    let own = Command::new("mount").args(["-t", "tmpfs", "tmpfs", "/dev/shm"]).status()?;
+    ensure!(own.success(), "mount a tmpfs at /dev/shm");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let machine = report::machine("shared by sidecar and controller");
     println!("{machine}\nEnvoy {}, one worker thread; a second Envoy runs beside.\n", flags.envoy);
@@ -111,8 +116,39 @@ fn inside(flags: &Flags, envoy: &Path) -> anyhow::Result<()> {
         let world: World = format!("1x{services}/{services}").parse()?;
         let control = runtime.block_on(Control::start(world.spec()?, world.objects()?))?;
         let name = format!("sidecar, {services} services reachable");
-        repeat(&name, &|folder| start_sidecar(envoy, folder, world, &control))?;
+        repeat(&name, &|folder| {
+            start_sidecar(&mut sidecar(envoy, folder, world, &control, None)?, &folder.join("log"))
+        })?;
     }
+    let world: World = "1x50/50".parse()?;
+    let control = runtime.block_on(Control::start(world.spec()?, world.objects()?))?;
+    parked(envoy, folder.path(), world, &control, idle)
+}
+
+/// What the second slot of a sidecar costs that can be swapped in place, while it waits.
+fn parked(
+    envoy: &Path,
+    folder: &Path,
+    world: World,
+    control: &Control,
+    idle: Duration,
+) -> anyhow::Result<()> {
+    let (live, log) = (folder.join("pod"), folder.join("log"));
+    std::fs::create_dir(&live)?;
+    std::fs::write(live.join("live-slot"), "a")?;
+    std::fs::write(live.join("release"), VERSION)?;
+    let mut second = Running::start(&mut sidecar(envoy, folder, world, control, Some("b"))?)?;
+    let (_first, ready) = start_sidecar(&mut sidecar(envoy, folder, world, control, Some("a"))?, &log)?;
+    let sample = Sample::of(&second, ready, idle)?;
+    ensure!(!second.ended(), "the second slot has ended: {}", std::fs::read_to_string(&log)?);
+    ensure!(process::child(second.pid()).is_none(), "the second slot has an Envoy");
+    println!(
+        "\nThe idle slot of a sidecar that can be swapped in place: private memory {:.1} MB, PSS {:.1} MB, CPU {:.2} % of \
+         a core.",
+        sample.envoy.private / 1e6,
+        sample.envoy.proportional / 1e6,
+        sample.idle * 100.0,
+    );
     Ok(())
 }
 
@@ -129,13 +165,14 @@ fn start_bare(envoy: &Path, folder: &Path, port: u16) -> anyhow::Result<(Running
     Ok((running, ready))
 }
 
-/// The sidecar as its container runs it.
-fn start_sidecar(
+/// The sidecar as its container runs it; one of two slots when it has a name.
+fn sidecar(
     envoy: &Path,
     folder: &Path,
     world: World,
     control: &Control,
-) -> anyhow::Result<(Running, Duration)> {
+    slot: Option<&str>,
+) -> anyhow::Result<Command> {
     let at = |name: &str| folder.join(name);
     let (pod, account) = (world::pod(SIDECAR), world.account(SIDECAR));
     std::fs::write(at("token"), control::token(world::NAMESPACE, &account, &pod))?;
@@ -143,7 +180,12 @@ fn start_sidecar(
     let mut command = Command::new(process::program("meshwright-proxy")?);
     command.arg("run").arg("--run-dir").arg(folder).arg("--token-file").arg(at("token"));
     command.arg("--trust-file").arg(at("ca.crt")).arg("--envoy").arg(envoy);
-    command.stdout(Stdio::null()).stderr(std::fs::File::create(at("log"))?);
+    let log = std::fs::File::options().create(true).append(true).open(at("log"))?;
+    command.stdout(Stdio::null()).stderr(log);
+    if let Some(slot) = slot {
+        command.arg("--pod-dir").arg(at("pod"));
+        command.envs([("MESHWRIGHT_SLOT", slot), ("MESHWRIGHT_VERSION", VERSION)]);
+    }
     command.envs([
         ("MESHWRIGHT_MESH", control::MESH),
         ("MESHWRIGHT_TRUST_DOMAIN", "cluster.local"),
@@ -158,8 +200,12 @@ fn start_sidecar(
         ("MESHWRIGHT_CONCURRENCY", "1"),
         ("MESHWRIGHT_GRACE_SECONDS", "1"),
     ]);
-    let mut running = Running::start(&mut command)?;
-    let ready = process::until_ready(&mut running, READY_PORT, "/readyz", &at("log"))?;
+    Ok(command)
+}
+
+fn start_sidecar(command: &mut Command, log: &Path) -> anyhow::Result<(Running, Duration)> {
+    let mut running = Running::start(command)?;
+    let ready = process::until_ready(&mut running, READY_PORT, "/readyz", log)?;
     Ok((running, ready))
 }
 

@@ -63,6 +63,9 @@ async fn answer(
 ) -> Response {
     let count = if method == Method::GET { &asked.reads } else { &asked.writes };
     count.fetch_add(1, Ordering::Relaxed);
+    if uri.path() == "/version" {
+        return Json(version()).into_response();
+    }
     let labels = json!({"meshwright.io/mesh": bench::control::MESH});
     let (kind, version, item) = match uri.path() {
         "/api/v1/namespaces" => {
@@ -84,4 +87,12 @@ async fn answer(
     let list =
         json!({"kind": kind, "apiVersion": version, "metadata": {"resourceVersion": "1"}, "items": [item]});
     Json(list).into_response()
+}
+
+/// Of a Kubernetes with native sidecars.
+fn version() -> Value {
+    json!({
+        "major": "1", "minor": "32", "gitVersion": "v1.32.0", "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
+    })
 }
