@@ -31,7 +31,7 @@ test-node: ## The node tier alone: the promises of the README on a real node
 	@tests/run node
 
 .PHONY: bench
-bench: ## Simulated fleets against the real controller (numbers only, release build)
+bench: ## Fleets, calls, pods and admission, measured next to the bare minimum (numbers only, release build)
 	@tests/run bench
 
 .PHONY: fmt
