@@ -1,6 +1,5 @@
 //! Scripted streams: each rule of the session, and each case that is known to have broken other servers.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::flush::CUT;
@@ -12,7 +11,10 @@ use bytes::Bytes;
 use mesh::ResourceType::{Cluster, Endpoint, Listener, Route};
 use mesh::{Delta, Resource};
 
+mod any_client;
 mod canary;
+mod order;
+mod refusals;
 
 /// A control plane and one client, in a few words each.
 struct Script {
@@ -264,151 +266,6 @@ fn a_change_that_is_taken_back_while_waiting_is_not_sent() {
 }
 
 #[test]
-fn endpoints_follow_every_cluster_that_is_sent() {
-    let one: Say<'_> =
-        &[(Cluster, "a", "1"), (Cluster, "b", "1"), (Endpoint, "a", "1"), (Endpoint, "b", "1")];
-    let mut script = Script::new(one);
-    let mut responses = script.ask(&request(Cluster, &["*"]));
-    responses.extend(script.ask(&request(Endpoint, &["a", "b"])));
-    script.settle(responses);
-    let two: Say<'_> =
-        &[(Cluster, "a", "2"), (Cluster, "b", "1"), (Endpoint, "a", "1"), (Endpoint, "b", "1")];
-    assert_eq!(shown(&script.serve(two)), ["Cluster +a=2", "Endpoint +a=1"]);
-}
-
-#[test]
-fn endpoints_follow_also_after_a_reconnect_that_changes_a_cluster() {
-    let mut script = Script::new(&[(Cluster, "a", "2"), (Endpoint, "a", "1")]);
-    assert_eq!(shown(&script.ask(&holding(Cluster, &["*"], &[("a", "1")]))), ["Cluster +a=2"]);
-    // Envoy asks with what it holds, but its changed cluster waits for endpoints.
-    assert_eq!(shown(&script.ask(&holding(Endpoint, &["a"], &[("a", "1")]))), ["Endpoint +a=1"]);
-}
-
-#[test]
-fn listeners_and_routes_wait_for_new_clusters() {
-    let old: Say<'_> =
-        &[(Cluster, "out|a", "1"), (Listener, "out|a", "1"), (Route, "out|a", "1"), (Route, "in|80", "1")];
-    let mut script = Script::new(old);
-    let mut responses = script.ask(&request(Cluster, &[]));
-    responses.extend(script.ask(&request(Listener, &[])));
-    responses.extend(script.ask(&request(Route, &["out|a", "in|80"])));
-    script.settle(responses);
-    let new: Say<'_> = &[
-        (Cluster, "out|a", "1"),
-        (Cluster, "out|b", "1"),
-        (Listener, "out|a", "2"),
-        (Route, "out|a", "2"),
-        (Route, "in|80", "2"),
-    ];
-    let sent = script.serve(new);
-    // Nothing inbound waits: taking a permission away must not.
-    assert_eq!(shown(&sent), ["Cluster +out|b=1", "Route +in|80=2"]);
-    assert_eq!(shown(&script.ack(&sent[0])), ["Listener +out|a=2"]);
-    assert_eq!(shown(&script.ack(&sent[1])), ["Route +out|a=2"]);
-    // A changed cluster is no reason to wait.
-    let changed: Say<'_> = &[
-        (Cluster, "out|a", "2"),
-        (Cluster, "out|b", "1"),
-        (Listener, "out|a", "2"),
-        (Route, "out|a", "3"),
-        (Route, "in|80", "2"),
-    ];
-    let mut script = Script::new(new);
-    let mut responses = script.ask(&request(Cluster, &[]));
-    responses.extend(script.ask(&request(Listener, &[])));
-    responses.extend(script.ask(&request(Route, &["out|a", "in|80"])));
-    script.settle(responses);
-    assert_eq!(shown(&script.serve(changed)), ["Cluster +out|a=2", "Route +out|a=3"]);
-}
-
-#[test]
-fn the_first_listeners_come_together() {
-    let mut script =
-        Script::new(&[(Cluster, "out|a", "1"), (Listener, "inbound", "1"), (Listener, "out|a", "1")]);
-    let clusters = script.ask(&request(Cluster, &[]));
-    assert!(script.ask(&request(Listener, &[])).is_empty());
-    assert_eq!(shown(&script.ack(&clusters[0])), ["Listener +inbound=1 +out|a=1"]);
-}
-
-#[test]
-fn removals_come_last_and_in_reverse_order() {
-    let old: Say<'_> = &[
-        (Cluster, "out|a", "1"),
-        (Cluster, "out|b", "1"),
-        (Endpoint, "out|a", "1"),
-        (Listener, "out|a", "1"),
-        (Listener, "out|b", "1"),
-        (Route, "out|a", "1"),
-        (Route, "in|80", "1"),
-    ];
-    let mut script = Script::new(old);
-    let mut responses = script.ask(&request(Cluster, &[]));
-    responses.extend(script.ask(&request(Endpoint, &["out|a"])));
-    responses.extend(script.ask(&request(Listener, &[])));
-    responses.extend(script.ask(&request(Route, &["out|a", "in|80"])));
-    script.settle(responses);
-    let new: Say<'_> = &[(Cluster, "out|b", "1"), (Listener, "out|b", "1"), (Route, "in|80", "2")];
-    let sent = script.serve(new);
-    let order = script.settle(sent);
-    assert_eq!(
-        order,
-        ["Route +in|80=2", "Listener -out|a", "Route -out|a", "Cluster -out|a", "Endpoint -out|a"]
-    );
-    assert!(script.session.in_sync());
-}
-
-#[test]
-fn a_refused_resource_is_found_reported_and_not_sent_again() {
-    let mut script = Script::new(&[(Cluster, "a", "1"), (Cluster, "bad", "1"), (Cluster, "c", "1")]);
-    let first = script.ask(&request(Cluster, &[]));
-    let apart = script.nack(&first[0]);
-    assert_eq!(shown(&apart), ["Cluster +a=1", "Cluster +bad=1", "Cluster +c=1"]);
-    assert!(script.ack(&apart[0]).is_empty());
-    assert!(script.nack(&apart[1]).is_empty());
-    assert!(script.ack(&apart[2]).is_empty());
-    let rejections = script.session.rejections();
-    assert_eq!((rejections.len(), rejections[0].names.as_slice()), (1, &["bad".to_owned()][..]));
-    assert_eq!(
-        (rejections[0].resource_type.as_str(), rejections[0].error.as_str()),
-        ("Cluster", "Envoy says no")
-    );
-    assert_eq!(script.session.held()[0], 2);
-    // Something else changes: the refused one stays unsent. It changes: it is tried again, and good.
-    let other: Say<'_> = &[(Cluster, "a", "2"), (Cluster, "bad", "1"), (Cluster, "c", "1")];
-    let sent = script.serve(other);
-    assert_eq!(script.settle(sent), ["Cluster +a=2"]);
-    let sent = script.serve(&[(Cluster, "a", "2"), (Cluster, "bad", "2"), (Cluster, "c", "1")]);
-    assert_eq!(script.settle(sent), ["Cluster +bad=2"]);
-    assert!(script.session.rejections().is_empty());
-}
-
-#[test]
-fn going_back_to_the_last_good_version_ends_a_rejection() {
-    let mut script = Script::new(&[(Route, "r", "1")]);
-    let responses = script.ask(&request(Route, &["r"]));
-    script.settle(responses);
-    let bad = script.serve(&[(Route, "r", "2")]);
-    assert!(script.nack(&bad[0]).is_empty());
-    assert_eq!(script.session.rejections().len(), 1);
-    assert!(script.serve(&[(Route, "r", "1")]).is_empty(), "the client still holds it");
-    assert!(script.session.rejections().is_empty());
-}
-
-#[test]
-fn clusters_of_the_last_good_route_stay_while_the_new_one_is_refused() {
-    let mut script = Script::new(&[(Cluster, "old", "1"), (Route, "r", "1")]);
-    let mut responses = script.ask(&request(Cluster, &[]));
-    responses.extend(script.ask(&request(Route, &["r"])));
-    script.settle(responses);
-    let sent = script.serve(&[(Cluster, "new", "1"), (Route, "r", "2")]);
-    assert_eq!(shown(&sent), ["Cluster +new=1", "Route +r=2"]);
-    assert!(script.nack(&sent[1]).is_empty());
-    assert!(script.ack(&sent[0]).is_empty(), "the old cluster is not taken away");
-    let good = script.serve(&[(Cluster, "new", "1"), (Route, "r", "3")]);
-    assert_eq!(script.settle(good), ["Route +r=3", "Cluster -old"]);
-}
-
-#[test]
 fn responses_are_cut_and_all_of_them_must_be_acknowledged() {
     let names: Vec<String> = (0..40).map(|n| format!("{n:04}-{}", "x".repeat(4000))).collect();
     let resource = |name: &String| {
@@ -479,68 +336,4 @@ fn types_that_are_not_served_are_ignored_and_too_much_ends_the_stream() {
     let names: Vec<String> = (0..60_000).map(|n| n.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     assert_eq!(script.session.on_request(&request(Route, &names)).unwrap_err(), Violation::TooManyNames);
-}
-
-/// Whatever a client does, it ends up with what is served if it acknowledges in the end.
-mod any_client {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn any_snapshot() -> impl Strategy<Value = Vec<(ResourceType, &'static str, &'static str)>> {
-        let kind = prop::sample::select(ResourceType::ALL.to_vec());
-        let name = prop::sample::select(vec!["out|a", "out|b", "in|80", "inbound"]);
-        let version = prop::sample::select(vec!["1", "2", "3"]);
-        prop::collection::vec((kind, name, version), 0..10)
-    }
-
-    proptest! {
-        #[test]
-        fn converges(states in prop::collection::vec((any_snapshot(), any::<u8>()), 1..8)) {
-            let mut pool = Pool::default();
-            let mut served = Arc::new(Served::default());
-            let gate = Arc::new(Canaries::default()).gate("1.0.0", "shop/pod");
-            let mut session = Session::new(served.clone(), gate);
-            let mut held: BTreeMap<(String, String), String> = BTreeMap::new();
-            let mut queue = std::collections::VecDeque::new();
-            for kind in ResourceType::ALL {
-                let names: &[&str] = if kind.wildcard() { &[] } else { &["out|a", "out|b", "in|80"] };
-                queue.extend(session.on_request(&request(kind, names)).unwrap().responses);
-            }
-            let wanted = |kind: ResourceType, name: &str| kind.wildcard() || name != "inbound";
-            let take = |response: &DeltaResponse, held: &mut BTreeMap<_, _>| {
-                for body in &response.resources {
-                    let text = String::from_utf8_lossy(body);
-                    let (name, version) = text.split_once('=').unwrap();
-                    held.insert((response.type_url.clone(), name.to_owned()), version.to_owned());
-                }
-                for name in &response.removed_resources {
-                    held.remove(&(response.type_url.clone(), name.clone()));
-                }
-            };
-            for (state, acks) in &states {
-                if let Some(next) = served.next(delta(&served, state), &mut pool) {
-                    served = Arc::new(next);
-                    queue.extend(session.on_snapshot(served.clone()));
-                }
-                for _ in 0..acks % 4 {
-                    let Some(response) = queue.pop_front() else { break };
-                    take(&response, &mut held);
-                    queue.extend(session.on_request(&answer(&response, None)).unwrap().responses);
-                }
-            }
-            for _ in 0..1000 {
-                let Some(response) = queue.pop_front() else { break };
-                take(&response, &mut held);
-                queue.extend(session.on_request(&answer(&response, None)).unwrap().responses);
-            }
-            let mut expected = BTreeMap::new();
-            for kind in ResourceType::ALL {
-                for (name, entry) in served.of(kind).iter().filter(|(name, _)| wanted(kind, name)) {
-                    expected.insert((kind.type_url().to_owned(), name.to_string()), entry.version.to_string());
-                }
-            }
-            prop_assert_eq!(held, expected);
-            prop_assert!(session.in_sync());
-        }
-    }
 }
