@@ -12,7 +12,7 @@ demo: ## Set everything up and watch Meshwright do its job on a real Kubernetes
 
 .PHONY: demo-down
 demo-down: ## Take the demo's cluster down
-	@tests/cluster/cluster down --name demo
+	@tests/cluster/cluster down --own demo
 
 .PHONY: test
 test: ## Set everything up and run every test: pure, session, API, Envoy, node

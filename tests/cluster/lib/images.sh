@@ -178,7 +178,7 @@ IMAGES_LOG=$CACHE/images.log
 
 verb_images() {
   [ -n "$(selected_images)" ] || die "--only $ONLY names no image" "There are: $(image_list | cut -d' ' -f1 | sort -u | tr '\n' ' ')"
-  if external_kubeconfig && [ -z "$NAME_GIVEN" ]; then
+  if external_kubeconfig; then
     external_images
     return
   fi
@@ -195,6 +195,10 @@ verb_images() {
 # A cluster of the caller's own: say what to run, for only they know how it gets its images.
 external_images() {
   local name version context load kube_context
+  if external_has_images; then
+    say "  the nodes have every image already"
+    return 0
+  fi
   kube_context=$(kubectl config current-context 2>/dev/null || true)
   case $kube_context in
     kind-*) load="kind load docker-image --name ${kube_context#kind-}" ;;
@@ -210,7 +214,18 @@ external_images() {
     if [ -n "$load" ]; then
       printf '%s meshwright/%s:%s\n' "$load" "$name" "$version"
     else
-      printf '# then push meshwright/%s:%s to a registry that the cluster can pull from\n' "$name" "$version"
+      printf '# then bring meshwright/%s:%s to the nodes\n' "$name" "$version"
     fi
+  done < <(selected_images)
+  die "the nodes do not say that they have these images" \
+    "Run the commands above, then this again; MESHWRIGHT_IMAGES=present if they are there (a kubelet tells of 50 images only)."
+}
+
+external_has_images() {
+  local name version images
+  [ "${MESHWRIGHT_IMAGES:-}" != present ] || return 0
+  images=$(kubectl get nodes -o json | jq -r '.items[].status.images[]?.names[]?')
+  while read -r name version; do
+    grep -qE "(^|/)meshwright/$name:$version\$" <<<"$images" || return 1
   done < <(selected_images)
 }

@@ -17,8 +17,9 @@ set_cluster() {
   set_cgroup_paths
 }
 
-# The caller's own cluster, if KUBECONFIG names one that is not ours.
+# The caller's own cluster, if KUBECONFIG names one that is not ours and nothing else was asked for.
 external_kubeconfig() {
+  [ -z "$NAME_GIVEN" ] || return 1
   [ -n "${KUBECONFIG:-}" ] || return 1
   case $KUBECONFIG in "$RUN_ROOT"/*) return 1 ;; esac
   return 0

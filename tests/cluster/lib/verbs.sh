@@ -43,8 +43,8 @@ use_external() {
 }
 
 verb_down() {
-  if external_kubeconfig && [ -z "$NAME_GIVEN" ]; then
-    say "KUBECONFIG names a cluster that is not ours; nothing to stop"
+  if external_kubeconfig; then
+    say "KUBECONFIG names a cluster that is not ours; nothing to stop (meshwright uninstall takes Meshwright out of it)"
     return 0
   fi
   need_root

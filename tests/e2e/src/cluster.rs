@@ -20,23 +20,28 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts (or heals) the cluster with a node, builds the images and loads them.
+    /// Starts (or heals) the cluster with a node, builds the images and loads them; the caller's own cluster when
+    /// `KUBECONFIG` names one.
     ///
     /// # Errors
     /// As the script says.
     pub fn up(name: &str) -> anyhow::Result<Self> {
-        stream(script().args(["up", "--tier", "node", "--name", name]))?;
-        let cluster = Self::named(name)?;
-        stream(script().args(["images", "--name", name]))?;
+        stream(script().args(["up", "--tier", "node", "--own", name]))?;
+        let cluster = Self::seen(name, "--own")?;
+        stream(script().args(["images", "--own", name]))?;
         Ok(cluster)
     }
 
-    /// A cluster that runs already.
+    /// A cluster of ours that runs already, whatever `KUBECONFIG` says.
     ///
     /// # Errors
     /// When there is none of that name.
     pub fn named(name: &str) -> anyhow::Result<Self> {
-        let exports = output(script().args(["env", "--name", name]))?;
+        Self::seen(name, "--name")
+    }
+
+    fn seen(name: &str, which: &str) -> anyhow::Result<Self> {
+        let exports = output(script().args(["env", which, name]))?;
         let kubeconfig = exports
             .lines()
             .find_map(|line| line.strip_prefix("export KUBECONFIG="))

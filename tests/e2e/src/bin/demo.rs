@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("\nthe demo stopped: {error:#}");
             eprintln!(
-                "look around with:  eval \"$(tests/cluster/cluster env --name demo)\" && kubectl get pods -A"
+                "look around with:  eval \"$(tests/cluster/cluster env --own demo)\" && kubectl get pods -A"
             );
             ExitCode::FAILURE
         }
@@ -43,7 +43,7 @@ fn run() -> anyhow::Result<bool> {
     told?;
     println!(
         "\nThe cluster is still up. Look around:\n\
-         \x20 eval \"$(tests/cluster/cluster env --name demo)\"\n\
+         \x20 eval \"$(tests/cluster/cluster env --own demo)\"\n\
          \x20 kubectl get meshconfig,policysource,meshupgrade,traffictarget,trafficsplit -A\n\
          \x20 target/debug/meshwright status\n\
          \x20 target/debug/meshwright why bookthief/bookthief bookstore/bookstore --path /books\n\
