@@ -29,15 +29,23 @@ pub(super) struct Handshakes {
     /// So many are worked on at a time, those that came first. When thousands come at once, some are done after the
     /// other; without this all of them would be done late, or too late, together.
     pub(super) places: usize,
-    /// A peer that is silent for so long goes on without a place: it must not keep others out.
+    /// A peer that is waited for so long goes on without a place: it must not keep others out.
     pub(super) place: Duration,
-    /// A peer that has not finished by then is dropped.
+    /// Who has waited so long for a place goes on without one: peers that come only to hold places, however many,
+    /// cost the others this and no more.
+    pub(super) queue: Duration,
+    /// A peer that has not begun, or has begun and not finished, by then is dropped.
     pub(super) limit: Duration,
 }
 
 impl Default for Handshakes {
     fn default() -> Self {
-        Self { places: 256, place: Duration::from_secs(1), limit: Duration::from_secs(10) }
+        Self {
+            places: 256,
+            place: Duration::from_secs(1),
+            queue: Duration::from_secs(2),
+            limit: Duration::from_secs(10),
+        }
     }
 }
 
@@ -191,14 +199,19 @@ impl Port {
         acceptor: TlsAcceptor,
         stream: TcpStream,
     ) -> Result<TlsStream<TcpStream>, String> {
-        let place = self.places.acquire().await;
+        let Handshakes { place, queue, limit, .. } = self.handshakes;
+        let late = |_| "took too long".to_owned();
+        // Whoever says nothing needs no place.
+        let begun = tokio::time::timeout(limit, stream.readable()).await.map_err(late)?;
+        begun.map_err(|error| error.to_string())?;
+        let held = tokio::time::timeout(queue, self.places.acquire()).await;
         let mut accepted = std::pin::pin!(acceptor.accept(stream));
-        let mut done = tokio::time::timeout(self.handshakes.place, &mut accepted).await;
-        drop(place);
+        let mut done = tokio::time::timeout(place, &mut accepted).await;
+        drop(held);
         if done.is_err() {
-            done = tokio::time::timeout(self.handshakes.limit, accepted).await;
+            done = tokio::time::timeout(limit, accepted).await;
         }
-        done.map_err(|_| "took too long".to_owned())?.map_err(|error| error.to_string())
+        done.map_err(late)?.map_err(|error| error.to_string())
     }
 }
 

@@ -106,18 +106,39 @@ async fn client_certificates_are_optional_verified_and_handed_on() {
     assert!(asked(certificate(&stranger, "client.test")).await.is_err(), "an unknown authority is refused");
 }
 
-#[tokio::test]
-async fn silent_peers_do_not_keep_others_out() {
+const MOMENT: Duration = Duration::from_millis(5);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Whether somebody is served although others, of whom there are more than places, have said this and nothing more.
+async fn serves_beside(handshakes: Handshakes, said: &[u8]) {
+    use std::io::Write as _;
+
     let authority = authority();
     let own = certificate(&authority, "a.test");
-    let handshakes =
-        Handshakes { places: 2, place: Duration::from_millis(5), limit: Duration::from_secs(3600) };
     let (address, metrics, _shutdown) = server_with(handshakes, own, ClientAuth::None).await;
-    let connect = || std::net::TcpStream::connect(&address).unwrap();
-    let silent = [connect(), connect(), connect(), connect()];
+    let stalled = [(); 4].map(|()| {
+        let mut peer = std::net::TcpStream::connect(&address).unwrap();
+        peer.write_all(said).unwrap();
+        peer
+    });
     assert_eq!(ask(&address, "a.test", Certificate::none(), roots(&authority)).await.unwrap(), "0");
     assert_eq!(metrics.failed_handshakes.get(), 0, "they are still waited for");
-    drop(silent);
+    drop(stalled);
+}
+
+#[tokio::test]
+async fn silent_peers_take_no_place() {
+    serves_beside(Handshakes { places: 2, place: HOUR, queue: HOUR, limit: HOUR }, b"").await;
+}
+
+#[tokio::test]
+async fn peers_that_stall_lose_their_place() {
+    serves_beside(Handshakes { places: 2, place: MOMENT, queue: HOUR, limit: HOUR }, b"\x16\x03\x01").await;
+}
+
+#[tokio::test]
+async fn peers_that_hold_places_delay_others_for_a_moment() {
+    serves_beside(Handshakes { places: 2, place: HOUR, queue: MOMENT, limit: HOUR }, b"\x16\x03\x01").await;
 }
 
 /// The kernel's queue is emptied even if every worker is busy: a queue that overflows costs peers seconds.
