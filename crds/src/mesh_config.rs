@@ -233,7 +233,8 @@ pub struct Upgrade {
     #[serde(default)]
     pub strategy: UpgradeStrategy,
     /// With HotSwap: how long a sidecar that was replaced goes on with the connections that it has, as in `5m`; `11s`
-    /// to `1h`. Pods that run already keep what they were injected with.
+    /// to `1h`. What takes less than a third of it is never cut. Pods that run already keep what they were injected
+    /// with.
     #[serde(default = "default_drain_time")]
     pub drain_time: String,
 }

@@ -11,28 +11,35 @@ use serde_json::{Value, json};
 
 use crate::constants::{ENVOY_ADMIN_PORT, PROMETHEUS_PORT};
 use crate::environment::{Controller, Environment};
+use crate::envoy::HotRestart;
 use crate::sds;
-use crate::swap::{Slot, gate};
+use crate::swap::gate;
+use crate::swap::shared::retired_path;
 
 const MAX_CONNECTIONS: u32 = 50_000;
+/// The resource that is used up when another Envoy has taken over.
+const RETIRED: &str = "envoy.resource_monitors.injected_resource";
+/// How long a connection of a retired Envoy may be idle. Short against the shortest drain (11 s).
+const RETIRED_IDLE: &str = "2s";
 
-/// The bootstrap of the sidecar that this environment describes; secrets lie below `run`.
+/// The bootstrap of the sidecar that this environment describes; secrets lie below `run`. `restart` where Envoys take
+/// over from each other.
 #[must_use]
-pub fn render(environment: &Environment, run: &Path) -> Value {
+pub fn render(environment: &Environment, run: &Path, restart: Option<HotRestart>) -> Value {
     let mut bootstrap = alone(environment, run);
-    if let Some(slot) = environment.slot {
-        slotted(&mut bootstrap, slot);
+    if let Some(restart) = restart {
+        slotted(&mut bootstrap, run, restart);
     }
     bootstrap
 }
 
 /// What differs where an Envoy may take over from another one: it waits for its configuration for as long as it takes,
-/// and for the gate; it shares one socket with the other.
-fn slotted(bootstrap: &mut Value, slot: Slot) {
+/// and for the gate; it shares one socket with the other; and it lets its connections go when it is retired.
+fn slotted(bootstrap: &mut Value, run: &Path, restart: HotRestart) {
     for source in ["cds_config", "lds_config"] {
         bootstrap["dynamic_resources"][source]["initial_fetch_timeout"] = "0s".into();
     }
-    let (cluster, listener) = gate::bootstrap(slot);
+    let (cluster, listener) = gate::bootstrap(restart.slot);
     let resources = &mut bootstrap["static_resources"];
     resources["listeners"][0]["enable_reuse_port"] = false.into();
     for (kind, resource) in [("clusters", cluster), ("listeners", listener)] {
@@ -40,6 +47,30 @@ fn slotted(bootstrap: &mut Value, slot: Slot) {
             list.push(resource);
         }
     }
+    let overload = &mut bootstrap["overload_manager"];
+    if let Some(list) = overload["resource_monitors"].as_array_mut() {
+        list.push(json!({ "name": RETIRED, "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig",
+            "filename": retired_path(run, restart.epoch),
+        } }));
+    }
+    overload["actions"] = retired_actions();
+}
+
+/// What a retired Envoy does with connections on which nothing happens when it is asked (Envoy, "Overload manager"): the
+/// next answer says goodbye, and so does a connection that is idle for a while. Its own drain would leave those alone
+/// on which no answer happens to begin, and whatever begins there just before the Envoy ends would end with it.
+fn retired_actions() -> Value {
+    let triggers = json!([{ "name": RETIRED, "threshold": { "value": 1 } }]);
+    json!([
+        { "name": "envoy.overload_actions.disable_http_keepalive", "triggers": triggers },
+        { "name": "envoy.overload_actions.reduce_timeouts", "triggers": triggers, "typed_config": {
+            "@type": "type.googleapis.com/envoy.config.overload.v3.ScaleTimersOverloadActionConfig",
+            "timer_scale_factors": [
+                { "timer": "HTTP_DOWNSTREAM_CONNECTION_IDLE", "min_timeout": RETIRED_IDLE },
+            ],
+        } },
+    ])
 }
 
 fn alone(environment: &Environment, run: &Path) -> Value {

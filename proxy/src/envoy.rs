@@ -27,9 +27,9 @@ const DRAIN_SECONDS: u32 = 10;
 /// Envoy could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Its bootstrap could not be written.
+    /// What it reads could not be written.
     #[error("cannot write {}", path.display())]
-    Bootstrap {
+    Write {
         /// The file.
         path: PathBuf,
         /// The cause.
@@ -61,8 +61,8 @@ pub fn start(
         None => run.join("envoy.json"),
         Some(restart) => run.join(format!("envoy-{}.json", restart.slot)),
     };
-    sds::replace(&path, &bootstrap::render(environment, run))
-        .map_err(|source| StartError::Bootstrap { path: path.clone(), source })?;
+    sds::replace(&path, &bootstrap::render(environment, run, restart))
+        .map_err(|source| StartError::Write { path: path.clone(), source })?;
     Command::new(program)
         .args(arguments(environment, &path, restart))
         .env_clear()

@@ -10,11 +10,11 @@ use tokio::task::JoinHandle;
 use super::gate::Gate;
 use super::launch::{Attempt, Failure, Launched};
 use super::region::{Region, base_id};
-use super::shared::{Live, Lock, Shared, now};
+use super::shared::{Live, Lock, Shared, now, retired_path};
 use super::{FAILED, Slot, shall_serve};
 use crate::certificate::Identity;
 use crate::drain::drain_limit;
-use crate::envoy::HotRestart;
+use crate::envoy::{HotRestart, StartError};
 use crate::http_client::chain;
 use crate::pod::Wanted;
 use crate::run::{self, Paths, RunError};
@@ -176,6 +176,10 @@ impl Launcher {
     }
 
     async fn launch(&mut self, epoch: u32, contested: bool) -> Launched {
+        if let Err(source) = self.shared.introduce(epoch) {
+            let path = retired_path(&self.paths.run, epoch);
+            return Launched::Failed(StartError::Write { path, source }.into());
+        }
         let attempt = Attempt {
             sidecar: &self.sidecar,
             paths: &self.paths,
@@ -196,6 +200,11 @@ impl Launcher {
             self.alive = self.shared.live_on(self.slot).ok();
         }
         self.answer().await?;
+        if let Some(before) = epoch.checked_sub(1)
+            && let Err(error) = self.shared.retire(before)
+        {
+            tracing::warn!(%error, "the Envoy before this one is not told to let its connections go; it does so later");
+        }
         let drain = self.sidecar.environment().swap_drain;
         let drains_until = if contested { now().saturating_add(drain.as_secs()) } else { 0 };
         self.shared.set_live(Live { slot: self.slot, epoch, drains_until }).map_err(RunError::Slots)

@@ -6,6 +6,7 @@
 //! | `alive-<slot>` | locked while that slot has an Envoy that serves or drains |
 //! | `attempt` | locked while a slot tries to take over |
 //! | `failures-<slot>.json` | how often in a row a slot failed, so that it waits longer each time |
+//! | `retired-<epoch>.json` | read by the Envoy of that epoch: 1 once another one has taken over, until then 0 |
 
 use std::fs::File;
 use std::io;
@@ -22,6 +23,7 @@ use crate::sds;
 /// After the first failure; doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+const DIRECTORY: &str = "slots";
 
 /// The slot that took over last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +88,7 @@ impl Shared {
     /// # Errors
     /// When it can't be made.
     pub fn new(run: &Path) -> io::Result<Self> {
-        let directory = run.join("slots");
+        let directory = run.join(DIRECTORY);
         std::fs::create_dir_all(&directory)?;
         Ok(Self { directory })
     }
@@ -146,6 +148,26 @@ impl Shared {
         let _ = self.write(&failures(slot), &now);
     }
 
+    /// What an Envoy of this epoch reads before it starts: it is not retired.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn introduce(&self, epoch: u32) -> io::Result<()> {
+        // An Envoy knows one before it; those before that one are gone.
+        if let Some(gone) = epoch.checked_sub(2) {
+            let _ = std::fs::remove_file(self.directory.join(retired(gone)));
+        }
+        self.write(&retired(epoch), &0)
+    }
+
+    /// Tells the Envoy of this epoch that another one has taken over.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn retire(&self, epoch: u32) -> io::Result<()> {
+        self.write(&retired(epoch), &1)
+    }
+
     fn lock(&self, name: &str, operation: FlockOperation) -> io::Result<Lock> {
         let path = self.directory.join(name);
         let file = File::options().create(true).append(true).open(path)?;
@@ -167,6 +189,12 @@ impl Shared {
     }
 }
 
+/// Where an Envoy of this epoch reads whether it is retired.
+#[must_use]
+pub fn retired_path(run: &Path, epoch: u32) -> PathBuf {
+    run.join(DIRECTORY).join(retired(epoch))
+}
+
 /// Seconds since 1970.
 #[must_use]
 pub fn now() -> u64 {
@@ -179,6 +207,10 @@ fn alive(slot: Slot) -> String {
 
 fn failures(slot: Slot) -> String {
     format!("failures-{slot}.json")
+}
+
+fn retired(epoch: u32) -> String {
+    format!("retired-{epoch}.json")
 }
 
 #[cfg(test)]

@@ -4,15 +4,17 @@ use std::path::Path;
 use std::process::Command;
 
 use proxy::bootstrap::render;
-use proxy::environment::{Controller, Environment};
+use proxy::environment::Controller;
+use proxy::envoy::HotRestart;
 use proxy::swap::Slot;
+use proxy::swap::shared::Shared;
 use proxy::{certificate, sds};
 
 use crate::support::{ENVOYS, environment, envoy};
 
 #[test]
 fn bootstrap_is_as_recorded() {
-    insta::assert_json_snapshot!(render(&environment(), Path::new("/run/meshwright")));
+    insta::assert_json_snapshot!(render(&environment(), Path::new("/run/meshwright"), None));
 }
 
 #[test]
@@ -29,13 +31,13 @@ fn oldest_and_newest_envoy_accept_it() {
     let mut v6 = environment();
     v6.pod_ip = "fd00::2".parse().unwrap();
     v6.controller = Controller { host: "controller.example".into(), port: 1 };
-    let slotted = Environment { slot: Some(Slot::B), ..environment() };
-    for (version, environment) in ENVOYS
-        .into_iter()
-        .flat_map(|version| [(version, environment()), (version, v6.clone()), (version, slotted.clone())])
-    {
+    let restart = HotRestart { slot: Slot::B, base_id: 1, epoch: 7 };
+    Shared::new(directory.path()).unwrap().introduce(restart.epoch).unwrap();
+    for (version, environment, restart) in ENVOYS.into_iter().flat_map(|version| {
+        [(version, environment(), None), (version, v6.clone(), None), (version, environment(), Some(restart))]
+    }) {
         let path = directory.path().join("envoy.json");
-        sds::replace(&path, &render(&environment, directory.path())).unwrap();
+        sds::replace(&path, &render(&environment, directory.path(), restart)).unwrap();
         let output = Command::new(envoy(version))
             .args(["--mode", "validate"])
             .args(proxy::envoy::arguments(&environment, &path, None))

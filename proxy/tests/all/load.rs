@@ -13,6 +13,10 @@ use crate::support::{Network, read_message};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// So that a busy machine is not kept busy by the clients alone.
 const PAUSE: Duration = Duration::from_millis(2);
+/// A path whose answer begins at once and ends after [`HOLD`].
+pub const HELD: &str = "/held";
+/// A third of the shortest time that there is for a drain.
+pub const HOLD: Duration = Duration::from_millis(3500);
 
 /// Serves HTTP with keep-alive on one address, echoes upgraded connections, and echoes bytes on another.
 pub fn app(http: SocketAddr, tcp: SocketAddr) {
@@ -46,7 +50,13 @@ fn answer(mut stream: TcpStream) {
             }
             return;
         }
-        if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").is_err() {
+        if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").is_err() {
+            return;
+        }
+        if first.contains(HELD) {
+            thread::sleep(HOLD);
+        }
+        if stream.write_all(b"ok").is_err() {
             return;
         }
     }
@@ -94,8 +104,8 @@ impl Load {
     /// Starts short and kept HTTP connections, HTTP/2 and short TCP connections, from `outside`.
     pub fn start(outside: &Arc<Network>, http: SocketAddr, tcp: SocketAddr) -> Self {
         let seen = Arc::new(Seen::default());
-        let clients: [(&str, Client); 4] =
-            [("short", short), ("kept", kept), ("http2", http2), ("tcp", bytes)];
+        let clients: [(&str, Client); 5] =
+            [("short", short), ("kept", kept), ("http2", http2), ("held", held), ("tcp", bytes)];
         let clients = clients.map(|(kind, client)| {
             let (seen, outside) = (Arc::clone(&seen), Arc::clone(outside));
             let address = if kind == "tcp" { tcp } else { http };
@@ -204,47 +214,77 @@ pub fn long_upgraded(address: SocketAddr) -> TcpStream {
     stream
 }
 
-fn http2(address: SocketAddr, seen: &Arc<Seen>) {
-    use hyper_util::rt::{TokioExecutor, TokioIo};
+/// An HTTP/2 connection that is kept until the server says goodbye; then the next request takes a new one.
+pub struct Http2 {
+    address: SocketAddr,
+    kept: Option<hyper::client::conn::http2::SendRequest<http_body_util::Full<bytes::Bytes>>>,
+}
 
-    type Sender = hyper::client::conn::http2::SendRequest<http_body_util::Full<bytes::Bytes>>;
-    async fn open(address: SocketAddr) -> Result<Sender, Box<dyn std::error::Error>> {
-        let stream = tokio::net::TcpStream::connect(address).await?;
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(sender)
+impl Http2 {
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, kept: None }
     }
-    async fn ask(sender: &mut Sender) -> Result<(), Box<dyn std::error::Error>> {
-        let request = http::Request::get("http://app/").body(http_body_util::Full::default())?;
+
+    /// One request and its whole answer.
+    pub async fn ask(&mut self, path: &str) -> std::io::Result<()> {
+        let answer = tokio::time::timeout(PATIENCE, self.try_ask(path)).await;
+        answer
+            .unwrap_or_else(|late| Err(late.into()))
+            .map_err(|error| std::io::Error::other(format!("{error:?}")))
+    }
+
+    async fn try_ask(&mut self, path: &str) -> Result<(), Box<dyn std::error::Error>> {
+        use hyper_util::rt::{TokioExecutor, TokioIo};
+
+        let mut kept = self.kept.take();
+        if let Some(sender) = &mut kept
+            && sender.ready().await.is_err()
+        {
+            kept = None;
+        }
+        let mut sender = match kept {
+            Some(sender) => sender,
+            None => {
+                let stream = TokioIo::new(tokio::net::TcpStream::connect(self.address).await?);
+                let executor = TokioExecutor::new();
+                let (sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await?;
+                tokio::spawn(connection);
+                sender
+            }
+        };
+        let request = http::Request::get(format!("http://app{path}")).body(http_body_util::Full::default())?;
         let answer = sender.send_request(request).await?;
         if answer.status() != 200 {
             return Err(answer.status().to_string().into());
         }
         let body = http_body_util::BodyExt::collect(answer.into_body()).await?.to_bytes();
-        if body == "ok" { Ok(()) } else { Err("the body broke off".into()) }
+        if body != "ok" {
+            return Err("the body broke off".into());
+        }
+        self.kept = Some(sender);
+        Ok(())
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut sender: Option<Sender> = None;
+}
+
+/// Runs what needs tokio in the calling thread, and so in its network.
+pub fn here<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
+}
+
+fn http2(address: SocketAddr, seen: &Arc<Seen>) {
+    streams(address, seen, "http2", "/");
+}
+
+/// One stream after the other, each as long as a file takes.
+fn held(address: SocketAddr, seen: &Arc<Seen>) {
+    streams(address, seen, "held", HELD);
+}
+
+fn streams(address: SocketAddr, seen: &Arc<Seen>, kind: &str, path: &str) {
+    here(async {
+        let mut client = Http2::new(address);
         while seen.goes_on() {
-            let outcome = tokio::time::timeout(PATIENCE, async {
-                // A server that says goodbye is asked no more on that connection.
-                let mut kept = sender.take();
-                let fine = match &mut kept {
-                    Some(kept) => kept.ready().await.is_ok(),
-                    None => false,
-                };
-                let mut open = match kept {
-                    Some(kept) if fine => kept,
-                    _ => open(address).await?,
-                };
-                ask(&mut open).await?;
-                sender = Some(open);
-                Ok::<_, Box<dyn std::error::Error>>(())
-            });
-            let outcome = outcome.await.unwrap_or_else(|late| Err(late.into()));
-            seen.note("http2", outcome.map_err(|error| std::io::Error::other(format!("{error:?}"))));
+            seen.note(kind, client.ask(path).await);
             tokio::time::sleep(PAUSE).await;
         }
     });

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::certificate::Life;
 use crate::controller::{Behaviour, Configuration, Controller};
 use crate::end_of_a_pod::{any, configuration};
-use crate::load::{self, Load, ping};
+use crate::load::{self, HELD, HOLD, Load, ping};
 use crate::redirect_network::{POD, address, envoy_for_sidecar, init, pod_and_outside};
 use crate::support::{ENVOYS, Network, PROGRAM, Running, get, isolated, shell, until, variables};
 
@@ -256,6 +256,42 @@ fn swaps_back_and_forth_lose_nothing() {
             assert!(pod.process(slot.other()).try_wait().unwrap().is_none(), "its container did not end");
         }
         println!("{swaps} swaps, {} requests, none failed", no_failure(load));
+    });
+}
+
+/// Connections that were idle leave the old Envoy too: a stream that begins on one of them just before the old Envoy ends
+/// would end with it.
+#[test]
+fn an_idle_connection_is_not_used_again() {
+    isolated("swap::an_idle_connection_is_not_used_again", || {
+        let mut pod = Pod::start(ENVOYS[1]);
+        let (outside, http) = (Arc::clone(&pod.outside), address(POD, HTTP));
+        let (idle, is_idle) = std::sync::mpsc::channel();
+        let (go_on, told) = std::sync::mpsc::channel();
+        let client = std::thread::spawn(move || {
+            outside.inside(move || {
+                let mut client = load::Http2::new(http);
+                load::here(async {
+                    client.ask("/").await.expect("an answer before the swap");
+                    idle.send(()).expect("the test waits");
+                    // Not blocking: the connection is to hear what the server says meanwhile.
+                    while told.try_recv().is_err() {
+                        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                    }
+                    client.ask(HELD).await
+                })
+            })
+        });
+        is_idle.recv().unwrap();
+        let program = pod.envoy(ENVOYS[0]);
+        pod.replace(Slot::B, &program);
+        pod.until_live(Slot::B);
+        let drain: u64 = DRAIN_SECONDS.parse().unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(drain) - HOLD / 2);
+        go_on.send(()).unwrap();
+        let answer = client.join().unwrap();
+        until("the old one has drained and parks", || (!pod.shared.is_alive(Slot::A)).then_some(()));
+        answer.unwrap();
     });
 }
 
