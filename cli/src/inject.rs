@@ -104,6 +104,9 @@ fn decide(object: &mut Value, settings: &Settings) -> anyhow::Result<Option<Deci
     };
     let namespace =
         object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default").to_owned();
+    // Another user id for each workload; only the injector gives each of its pods one.
+    let seed = format!("{namespace}/{}", crate::cluster::describe(object));
+    let settings = Settings { seed, ..settings.clone() };
     let Some(template) = object.pointer_mut(pointer) else { anyhow::bail!("it has no {pointer}") };
     // A template may leave its metadata out; the API server gives every pod some.
     if let Some(template) = template.as_object_mut() {
@@ -111,7 +114,7 @@ fn decide(object: &mut Value, settings: &Settings) -> anyhow::Result<Option<Deci
     }
     let pod: Pod = serde_json::from_value(template.clone()).context("it does not read as a pod")?;
     let namespace = NamespaceMeta::assumed(&namespace, &settings.mesh);
-    let decision = injector::inject(&pod, &namespace, settings);
+    let decision = injector::inject(&pod, &namespace, &settings);
     if let Decision::Inject(patch) | Decision::Skip(_, patch) = &decision {
         json_patch::patch(template, patch).context("the patch does not fit")?;
     }

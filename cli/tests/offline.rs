@@ -76,10 +76,10 @@ fn inject_explains_every_object_of_a_file() {
     let pod = Path::new(env!("CARGO_MANIFEST_DIR")).join("../injector/tests/pods/host-network.yaml");
     let text = stdout(&meshwright(&["inject", "--explain", "-f", pod.to_str().unwrap()]).output().unwrap());
     assert!(text.contains("Pod agent is skipped, HostNetwork: "), "{text}");
-    let pod = Path::new(env!("CARGO_MANIFEST_DIR")).join("../injector/tests/pods/user-collision.yaml");
+    let pod = Path::new(env!("CARGO_MANIFEST_DIR")).join("../injector/tests/pods/group-collision.yaml");
     let output = meshwright(&["inject", "-f", pod.to_str().unwrap()]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("UserCollision"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("GroupCollision"));
 }
 
 #[test]

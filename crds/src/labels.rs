@@ -66,8 +66,8 @@ pub const INIT_CONTAINER: &str = "meshwright-init";
 pub const SWAP_DRAIN_SECONDS: u32 = 300;
 /// Environment variable of a slot: its [`SWAP_DRAIN_SECONDS`].
 pub const SWAP_DRAIN_ENV: &str = "MESHWRIGHT_SWAP_DRAIN_SECONDS";
-/// User and group id of the sidecar; its own traffic is not redirected.
-pub const PROXY_UID: i64 = 1337;
+/// Group id of the sidecar; traffic of this group is not redirected. (The user id is another one in each pod.)
+pub const PROXY_GID: i64 = 1337;
 
 /// Envoy's virtual outbound listener.
 pub const OUTBOUND_PORT: u16 = 15001;

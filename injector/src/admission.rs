@@ -77,7 +77,8 @@ pub fn mutate(
     let Some(pod) = request.object.as_ref().filter(|_| is_pod_creation(request)) else {
         return (response, None);
     };
-    let decision = crate::inject(pod, namespace, settings);
+    let settings = Settings { seed: request.uid.clone(), ..settings.clone() };
+    let decision = crate::inject(pod, namespace, &settings);
     let response = match &decision {
         Decision::Inject(patch) | Decision::Skip(_, patch) if patch.0.is_empty() => response,
         Decision::Inject(patch) | Decision::Skip(_, patch) => {

@@ -125,8 +125,8 @@ pub enum DenyReason {
     NameCollision,
     /// A container listens on a port that the sidecar needs.
     PortCollision,
-    /// A container runs as the sidecar's user, so that its traffic would not be redirected.
-    UserCollision,
+    /// A container runs with the sidecar's group, so that its traffic would not be redirected.
+    GroupCollision,
     /// A probe cannot be answered through the sidecar.
     UnsupportedProbe,
     /// The pod carries the sidecar of another mesh.
@@ -141,7 +141,7 @@ impl DenyReason {
         Self::InvalidOverride,
         Self::NameCollision,
         Self::PortCollision,
-        Self::UserCollision,
+        Self::GroupCollision,
         Self::UnsupportedProbe,
         Self::OtherMesh,
         Self::Unreadable,
@@ -154,7 +154,7 @@ impl DenyReason {
             Self::InvalidOverride => "InvalidOverride",
             Self::NameCollision => "NameCollision",
             Self::PortCollision => "PortCollision",
-            Self::UserCollision => "UserCollision",
+            Self::GroupCollision => "GroupCollision",
             Self::UnsupportedProbe => "UnsupportedProbe",
             Self::OtherMesh => "OtherMesh",
             Self::Unreadable => "Unreadable",

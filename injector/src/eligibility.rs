@@ -83,7 +83,7 @@ pub fn check(spec: &PodSpec, settings: &Settings) -> Result<(), Problem> {
     }
     // Init containers that end before the redirection begins may be anybody.
     let lasting = init.filter(|container| settings.native_sidecars || container.restart_policy.is_some());
-    lasting.chain(&spec.containers).try_for_each(|container| check_user(container, spec))?;
+    lasting.chain(&spec.containers).try_for_each(|container| check_group(container, spec))?;
     for volume in spec.volumes.iter().flatten() {
         if sidecar::VOLUMES.contains(&volume.name.as_str()) {
             return Err(Problem::new(
@@ -123,21 +123,23 @@ fn check_ports(container: &Container) -> Result<(), Problem> {
     }
 }
 
-/// Connections of the sidecar's user are not redirected (that is how the sidecar reaches the network), so an app
-/// with the same user would go around every policy.
-fn check_user(container: &Container, spec: &PodSpec) -> Result<(), Problem> {
+/// Connections of the sidecar's group are not redirected (that is how the sidecar reaches the network), so an app
+/// with the same group would go around every policy. A group that it has besides its own is enough: a program in a
+/// volume can take it over (setgid).
+fn check_group(container: &Container, spec: &PodSpec) -> Result<(), Problem> {
     let own = container.security_context.as_ref();
     let pod = spec.security_context.as_ref();
-    let user = own.and_then(|own| own.run_as_user).or(pod.and_then(|pod| pod.run_as_user));
     let group = own.and_then(|own| own.run_as_group).or(pod.and_then(|pod| pod.run_as_group));
-    if user == Some(labels::PROXY_UID) || group == Some(labels::PROXY_UID) {
+    let others =
+        pod.into_iter().flat_map(|pod| pod.supplemental_groups.iter().flatten().chain(&pod.fs_group));
+    if group.iter().chain(others).any(|group| *group == labels::PROXY_GID) {
         return Err(Problem::new(
-            DenyReason::UserCollision,
+            DenyReason::GroupCollision,
             format!(
-                "container {} runs as user or group {}, which is the sidecar's: its traffic would not be \
-                 redirected. Choose another id",
+                "container {} runs with group {}, which is the sidecar's: its traffic would not be redirected. \
+                 Choose another id (runAsGroup, fsGroup, supplementalGroups)",
                 container.name,
-                labels::PROXY_UID
+                labels::PROXY_GID
             ),
         ));
     }

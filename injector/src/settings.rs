@@ -23,6 +23,8 @@ pub struct Settings {
     pub trust_domain: String,
     /// `host:port` of the revision's controller.
     pub controller: String,
+    /// What the sidecar's user id is made from: another one for each pod.
+    pub seed: String,
     /// Image of the sidecar and of the init container.
     pub image: String,
     /// Envoy's log level.
@@ -72,6 +74,7 @@ impl Settings {
             revision: revision.to_owned(),
             trust_domain: "cluster.local".to_owned(),
             controller: controller.to_owned(),
+            seed: String::new(),
             image: image.to_owned(),
             log_level: LogLevel::default(),
             concurrency: 1,

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::RangeInclusive;
 
 use crds::labels;
 use crds::mesh_config::UpgradeStrategy;
@@ -34,6 +36,10 @@ const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// Life of the projected token; the kubelet renews it at 80 %. Shorter is refused by Kubernetes below 600.
 const TOKEN_SECONDS: i64 = 3600;
 
+/// User ids of sidecars; all of them exist also in a pod with a user namespace of its own (`hostUsers: false`: 0 to
+/// 65535).
+const USERS: RangeInclusive<i64> = 20_000..=59_999;
+
 /// One of the two slots of a sidecar that can be swapped in place (`proxy`, `swap`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
@@ -65,15 +71,16 @@ fn ends_by_itself(spec: &PodSpec) -> bool {
 /// The sidecar's containers, in order; `probes` is what `MESHWRIGHT_PROBES` says.
 pub fn proxies(pod: &Pod, spec: &PodSpec, settings: &Settings, probes: &str) -> Vec<Container> {
     let environment = environment(pod, settings, probes);
+    let user = user(spec, settings);
     if !has_slots(spec, settings) {
         let told = is_told(spec, settings);
-        return vec![proxy(settings, environment, told)];
+        return vec![proxy(settings, user, environment, told)];
     }
     let slot = |slot: Slot| {
         let mut environment = environment.clone();
         environment.push(value("MESHWRIGHT_SLOT", slot.name()));
         environment.push(value(labels::SWAP_DRAIN_ENV, &settings.drain_time.as_secs().to_string()));
-        proxy(settings, environment, true)
+        proxy(settings, user, environment, true)
     };
     let mut idle = slot(Slot::B);
     labels::PROXY_CONTAINER_B.clone_into(&mut idle.name);
@@ -87,6 +94,24 @@ pub fn proxies(pod: &Pod, spec: &PodSpec, settings: &Settings, probes: &str) -> 
     vec![slot(Slot::A), idle]
 }
 
+/// The sidecar's user in this pod, one that no container of the pod names.
+///
+/// A node has at most 128 instances of inotify for each user, unless it is told otherwise (`inotify(7)`,
+/// `fs.inotify.max_user_instances`), and an Envoy needs five for the files that it watches: as one user, thirty sidecars
+/// would be all that a node can run.
+fn user(spec: &PodSpec, settings: &Settings) -> i64 {
+    let mut hasher = DefaultHasher::new();
+    settings.seed.hash(&mut hasher);
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let own = containers.filter_map(|container| container.security_context.as_ref()?.run_as_user);
+    let taken: BTreeSet<i64> =
+        own.chain(spec.security_context.as_ref().and_then(|pod| pod.run_as_user)).collect();
+    let (first, many) = (*USERS.start(), USERS.end() - USERS.start() + 1);
+    let start = i64::try_from(hasher.finish() % many.unsigned_abs()).unwrap_or_default();
+    let mut each = (0..many).map(|step| first + (start + step) % many);
+    each.find(|user| !taken.contains(user)).unwrap_or(first)
+}
+
 /// What a parked launcher needs. (Left out, requests would be the limits.)
 fn idle_requests() -> BTreeMap<String, Quantity> {
     [("cpu", "1m"), ("memory", "8Mi")]
@@ -94,7 +119,7 @@ fn idle_requests() -> BTreeMap<String, Quantity> {
         .into()
 }
 
-fn proxy(settings: &Settings, environment: Vec<EnvVar>, told: bool) -> Container {
+fn proxy(settings: &Settings, user: i64, environment: Vec<EnvVar>, told: bool) -> Container {
     let native = settings.native_sidecars;
     let mut mounts = vec![
         mount(RUN, "/run/meshwright", false),
@@ -121,8 +146,8 @@ fn proxy(settings: &Settings, environment: Vec<EnvVar>, told: bool) -> Container
             ..Lifecycle::default()
         }),
         security_context: Some(SecurityContext {
-            run_as_user: Some(labels::PROXY_UID),
-            run_as_group: Some(labels::PROXY_UID),
+            run_as_user: Some(user),
+            run_as_group: Some(labels::PROXY_GID),
             run_as_non_root: Some(true),
             ..restricted(None)
         }),

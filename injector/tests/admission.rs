@@ -1,7 +1,7 @@
 //! Reviews, good and hostile.
 
 use injector::admission::{self, BadReview};
-use injector::{Decision, Reason};
+use injector::{Decision, Reason, Settings, inject};
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::DynamicObject;
 use kube::core::admission::AdmissionRequest;
@@ -42,7 +42,14 @@ fn a_pod_gets_its_patch_in_a_review_of_its_own() {
     assert_eq!(answer["response"]["patchType"], "JSONPatch");
     let Some(Decision::Inject(patch)) = decision else { panic!("not injected") };
     let after = patched(request.object.as_ref().unwrap(), &patch);
-    assert_eq!(after.spec.unwrap().containers[0].name, "meshwright-proxy");
+    let sidecar = after.spec.unwrap().containers.remove(0);
+    assert_eq!(sidecar.name, "meshwright-proxy");
+    let seeded = Settings { seed: "0c9a8d74".to_owned(), ..settings() };
+    let Decision::Inject(patch) = inject(request.object.as_ref().unwrap(), &namespace(), &seeded) else {
+        panic!("not injected")
+    };
+    let expected = patched(request.object.as_ref().unwrap(), &patch).spec.unwrap().containers.remove(0);
+    assert_eq!(sidecar.security_context, expected.security_context, "its user is made from the review's uid");
 }
 
 #[test]

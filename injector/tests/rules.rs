@@ -146,10 +146,50 @@ fn only_the_init_container_has_capabilities() {
     let after = injected(&pod(include_str!("pods/security-context.yaml")), &settings()).spec.unwrap();
     let proxy = after.containers[0].security_context.clone().unwrap();
     assert_eq!(proxy.capabilities.unwrap().add, None);
-    assert_eq!((proxy.run_as_user, proxy.run_as_non_root), (Some(1337), Some(true)));
+    assert_eq!((proxy.run_as_group, proxy.run_as_non_root), (Some(1337), Some(true)));
     let init = after.init_containers.unwrap()[0].security_context.clone().unwrap();
     assert_eq!(init.capabilities.unwrap().add.unwrap(), ["NET_ADMIN", "NET_RAW"]);
     assert_eq!(init.allow_privilege_escalation, Some(false));
+}
+
+#[test]
+fn each_pod_has_a_user_of_its_own() {
+    let user = |pod: &Pod, seed: usize| {
+        let settings = Settings { seed: seed.to_string(), ..settings() };
+        injected(pod, &settings).spec.unwrap().containers[0]
+            .security_context
+            .clone()
+            .unwrap()
+            .run_as_user
+            .unwrap()
+    };
+    let users: Vec<_> = (0..110).map(|seed| user(&pod(PLAIN), seed)).collect();
+    assert!(users.iter().all(|user| (20_000..60_000).contains(user)), "{users:?}");
+    // 128 instances of inotify per user and node, two Envoys in a pod that is swapped, five instances each.
+    let most = users.iter().map(|user| users.iter().filter(|other| *other == user).count()).max();
+    assert!(most < Some(12), "{users:?}");
+    assert_eq!(user(&pod(PLAIN), 7), users[7]);
+    let mut taken = pod(PLAIN);
+    let as_the_sidecar = serde_json::json!({"runAsUser": users[7]});
+    taken.spec.as_mut().unwrap().containers[0].security_context =
+        Some(serde_json::from_value(as_the_sidecar).unwrap());
+    assert_ne!(user(&taken, 7), users[7], "no container has the sidecar's user");
+}
+
+#[test]
+fn nobody_else_has_the_sidecars_group() {
+    for context in [
+        serde_json::json!({"runAsGroup": 1337}),
+        serde_json::json!({"fsGroup": 1337}),
+        serde_json::json!({"supplementalGroups": [1, 1337]}),
+    ] {
+        let mut pod = pod(PLAIN);
+        pod.spec.as_mut().unwrap().security_context = Some(serde_json::from_value(context.clone()).unwrap());
+        match inject(&pod, &namespace(), &settings()) {
+            Decision::Deny(problem) => assert_eq!(problem.reason, DenyReason::GroupCollision),
+            other => panic!("{context}: {other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -242,11 +282,11 @@ fn probes_that_the_sidecar_could_not_be_told_are_refused() {
 #[test]
 fn an_init_container_that_lasts_may_not_pass_the_sidecar_by() {
     let mut lasting = pod(PLAIN);
-    let init = serde_json::json!([{"name": "agent", "restartPolicy": "Always", "securityContext": {"runAsUser": 1337}}]);
+    let init = serde_json::json!([{"name": "agent", "restartPolicy": "Always", "securityContext": {"runAsGroup": 1337}}]);
     lasting.spec.as_mut().unwrap().init_containers = Some(serde_json::from_value(init).unwrap());
     for settings in [settings(), native()] {
         match inject(&lasting, &namespace(), &settings) {
-            Decision::Deny(problem) => assert_eq!(problem.reason, DenyReason::UserCollision),
+            Decision::Deny(problem) => assert_eq!(problem.reason, DenyReason::GroupCollision),
             other => panic!("{other:?}"),
         }
     }

@@ -57,20 +57,19 @@ fn slotted(bootstrap: &mut Value, run: &Path, restart: HotRestart) {
     overload["actions"] = retired_actions();
 }
 
-/// What a retired Envoy does with connections on which nothing happens when it is asked (Envoy, "Overload manager"): the
-/// next answer says goodbye, and so does a connection that is idle for a while. Its own drain would leave those alone
-/// on which no answer happens to begin, and whatever begins there just before the Envoy ends would end with it.
+/// A retired Envoy says goodbye on connections that are idle for a while (Envoy, "Overload manager"). Its drain says it
+/// only where an answer begins; on an idle connection something might begin just before the Envoy ends, and end with it.
 fn retired_actions() -> Value {
-    let triggers = json!([{ "name": RETIRED, "threshold": { "value": 1 } }]);
-    json!([
-        { "name": "envoy.overload_actions.disable_http_keepalive", "triggers": triggers },
-        { "name": "envoy.overload_actions.reduce_timeouts", "triggers": triggers, "typed_config": {
+    json!([{
+        "name": "envoy.overload_actions.reduce_timeouts",
+        "triggers": [{ "name": RETIRED, "threshold": { "value": 1 } }],
+        "typed_config": {
             "@type": "type.googleapis.com/envoy.config.overload.v3.ScaleTimersOverloadActionConfig",
             "timer_scale_factors": [
                 { "timer": "HTTP_DOWNSTREAM_CONNECTION_IDLE", "min_timeout": RETIRED_IDLE },
             ],
-        } },
-    ])
+        },
+    }])
 }
 
 fn alone(environment: &Environment, run: &Path) -> Value {

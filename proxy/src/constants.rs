@@ -2,8 +2,8 @@
 //!
 //! They repeat `crds::labels` (this crate depends on no other of ours); `tests/all.rs` asserts that both agree.
 
-/// User id of the sidecar; its own traffic is not redirected.
-pub const PROXY_UID: u32 = 1337;
+/// Group id of the sidecar; its own traffic is not redirected.
+pub const PROXY_GID: u32 = 1337;
 /// Envoy's virtual outbound listener.
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Envoy's virtual inbound listener.

@@ -83,8 +83,10 @@ pub fn arguments(environment: &Environment, bootstrap: &Path, restart: Option<Ho
             settings.log_level.as_str(),
             "--drain-time-s",
             &DRAIN_SECONDS.to_string(),
+            // Each answer says goodbye. With `gradual` only some would at first, and a connection without luck would be
+            // cut at the end of the time.
             "--drain-strategy",
-            "gradual",
+            "immediate",
         ]
         .map(OsString::from),
     );
@@ -146,7 +148,7 @@ impl Admin {
         self.stats().await.ok()
     }
 
-    /// Asks Envoy to tell clients, gradually, to open no further requests on their connections into the pod. It
+    /// Asks Envoy to tell clients to open no further requests on their connections into the pod. It
     /// goes on accepting connections, for not every client has heard yet that this pod ends.
     ///
     /// # Errors

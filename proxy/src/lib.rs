@@ -1,7 +1,7 @@
 //! Pid 1 of the sidecar. It stands alone: no other crate of ours is a dependency.
 //!
 //! ```text
-//!  init container             sidecar container (uid 1337)
+//!  init container             sidecar container (gid 1337)
 //!  ┌───────────────┐   ┌────────────────────────────────────────────────────────────┐
 //!  │ init          │   │ run ── certificate ──▶ controller :15012                   │
 //!  │  rules (pure) │   │  │        │ sds (files)                                    │

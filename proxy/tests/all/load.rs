@@ -1,5 +1,6 @@
 //! Clients that notice everything: each kind of traffic, without retries, until told to stop.
 
+use std::cell::RefCell;
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -214,55 +215,60 @@ pub fn long_upgraded(address: SocketAddr) -> TcpStream {
     stream
 }
 
+type Sender = hyper::client::conn::http2::SendRequest<http_body_util::Full<bytes::Bytes>>;
+
 /// An HTTP/2 connection that is kept until the server says goodbye; then the next request takes a new one.
 pub struct Http2 {
     address: SocketAddr,
-    kept: Option<hyper::client::conn::http2::SendRequest<http_body_util::Full<bytes::Bytes>>>,
+    kept: RefCell<Option<Sender>>,
 }
 
 impl Http2 {
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, kept: None }
+        Self { address, kept: RefCell::default() }
     }
 
     /// One request and its whole answer.
-    pub async fn ask(&mut self, path: &str) -> std::io::Result<()> {
+    pub async fn ask(&self, path: &str) -> std::io::Result<()> {
         let answer = tokio::time::timeout(PATIENCE, self.try_ask(path)).await;
         answer
             .unwrap_or_else(|late| Err(late.into()))
             .map_err(|error| std::io::Error::other(format!("{error:?}")))
     }
 
-    async fn try_ask(&mut self, path: &str) -> Result<(), Box<dyn std::error::Error>> {
-        use hyper_util::rt::{TokioExecutor, TokioIo};
-
-        let mut kept = self.kept.take();
-        if let Some(sender) = &mut kept
-            && sender.ready().await.is_err()
-        {
-            kept = None;
-        }
-        let mut sender = match kept {
-            Some(sender) => sender,
-            None => {
-                let stream = TokioIo::new(tokio::net::TcpStream::connect(self.address).await?);
-                let executor = TokioExecutor::new();
-                let (sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await?;
-                tokio::spawn(connection);
-                sender
+    async fn try_ask(&self, path: &str) -> Result<(), Box<dyn std::error::Error>> {
+        let request =
+            || http::Request::get(format!("http://app{path}")).body(http_body_util::Full::default());
+        let answer = match self.sender().await?.send_request(request()?).await {
+            // The server said goodbye before anything was sent.
+            Err(error) if error.is_canceled() => {
+                self.kept.replace(None);
+                self.sender().await?.send_request(request()?).await?
             }
+            answer => answer?,
         };
-        let request = http::Request::get(format!("http://app{path}")).body(http_body_util::Full::default())?;
-        let answer = sender.send_request(request).await?;
         if answer.status() != 200 {
             return Err(answer.status().to_string().into());
         }
         let body = http_body_util::BodyExt::collect(answer.into_body()).await?.to_bytes();
-        if body != "ok" {
-            return Err("the body broke off".into());
+        if body == "ok" { Ok(()) } else { Err("the body broke off".into()) }
+    }
+
+    async fn sender(&self) -> Result<Sender, Box<dyn std::error::Error>> {
+        use hyper_util::rt::{TokioExecutor, TokioIo};
+
+        let kept = self.kept.borrow().clone();
+        if let Some(mut kept) = kept
+            && kept.ready().await.is_ok()
+        {
+            return Ok(kept);
         }
-        self.kept = Some(sender);
-        Ok(())
+        let stream = TokioIo::new(tokio::net::TcpStream::connect(self.address).await?);
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
+        tokio::spawn(connection);
+        self.kept.replace(Some(sender.clone()));
+        Ok(sender)
     }
 }
 
@@ -272,20 +278,24 @@ pub fn here<F: Future>(future: F) -> F::Output {
 }
 
 fn http2(address: SocketAddr, seen: &Arc<Seen>) {
-    streams(address, seen, "http2", "/");
+    here(async { streams(&Http2::new(address), seen, "http2", "/").await });
 }
 
-/// One stream after the other, each as long as a file takes.
+/// Streams that overlap, so that their connection is never idle.
 fn held(address: SocketAddr, seen: &Arc<Seen>) {
-    streams(address, seen, "held", HELD);
+    here(async {
+        let client = Http2::new(address);
+        let later = async {
+            tokio::time::sleep(HOLD / 2).await;
+            streams(&client, seen, "held", HELD).await;
+        };
+        tokio::join!(streams(&client, seen, "held", HELD), later);
+    });
 }
 
-fn streams(address: SocketAddr, seen: &Arc<Seen>, kind: &str, path: &str) {
-    here(async {
-        let mut client = Http2::new(address);
-        while seen.goes_on() {
-            seen.note(kind, client.ask(path).await);
-            tokio::time::sleep(PAUSE).await;
-        }
-    });
+async fn streams(client: &Http2, seen: &Arc<Seen>, kind: &str, path: &str) {
+    while seen.goes_on() {
+        seen.note(kind, client.ask(path).await);
+        tokio::time::sleep(PAUSE).await;
+    }
 }

@@ -5,15 +5,18 @@
 //! ```
 
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use proxy::constants::PROXY_UID;
+use proxy::constants::PROXY_GID;
 use serde_json::{Value, json};
 
-use crate::support::{ENVOYS, Network, PROGRAM, Running, Seen, envoy, isolated, look, mirror, shell, until};
+use crate::support::{
+    ENVOYS, Network, PROGRAM, Running, Seen, USER, envoy, isolated, look, mirror, shell, until,
+};
 
 pub const POD: &str = "10.9.0.2";
 pub const OUTSIDE: &str = "10.9.0.1";
@@ -118,8 +121,8 @@ fn start_envoy(version: &str, directory: &Path) -> Running {
     let child = Command::new(program)
         .args(["-c".as_ref(), path.as_os_str()])
         .args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"])
-        .uid(PROXY_UID)
-        .gid(PROXY_UID)
+        .uid(USER)
+        .gid(PROXY_GID)
         .stdin(Stdio::null())
         .spawn()
         .expect("Envoy starts");
@@ -144,6 +147,7 @@ fn traffic_goes_through_envoy_exactly_once_each_way() {
             serve(&outside);
             check_inbound(&outside);
             check_outbound();
+            check_datagrams(&outside);
             drop(envoy);
             shell(&format!("umount {}/envoy; ip link del eth0", directory.path().display()));
         }
@@ -185,6 +189,26 @@ fn check_outbound() {
     assert_eq!(look(address(POD, 8080)).unwrap(), seen(POD, &[]), "another container of the pod");
     // The call to oneself leaves through the sidecar and comes back in through it, like a call to any other pod.
     assert_eq!(look(address(OWN_SERVICE, 80)).unwrap(), seen("127.0.0.6", &["outbound", "inbound"]));
+}
+
+/// UDP is left alone, also on the ports whose TCP goes through Envoy: who receives sees who sent.
+fn check_datagrams(outside: &Network) {
+    for (pod, there) in [(POD, OUTSIDE), (POD_V6, "fd09::1")] {
+        let inside = datagrams(pod, 8080);
+        let beyond = outside.inside(move || datagrams(there, 80));
+        for (from, to) in [(&inside, &beyond), (&beyond, &inside)] {
+            from.send_to(b"datagram", to.local_addr().unwrap()).expect("sent");
+            let mut buffer = [0; 16];
+            let (length, sender) = to.recv_from(&mut buffer).expect("it arrives");
+            assert_eq!((&buffer[..length], sender), (&b"datagram"[..], from.local_addr().unwrap()));
+        }
+    }
+}
+
+fn datagrams(ip: &str, port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind(address(ip, port)).expect("a free port");
+    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+    socket
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::controller::Controller;
-use proxy::constants::PROXY_UID;
+use proxy::constants::PROXY_GID;
 use proxy::environment::Environment;
 use serde_json::Value;
 
@@ -24,6 +24,8 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_meshwright-proxy");
 pub const ENVOYS: [&str; 2] = ["1.36.4", "1.40.0"];
 /// Not a variable of the sidecar: what its token file holds, if not the usual.
 pub const TOKEN: &str = "TEST_TOKEN";
+/// User id of the sidecars of the tests.
+pub const USER: u32 = 20_000;
 const INSIDE: &str = "MESHWRIGHT_TEST_NAMESPACE";
 
 /// Runs a test in network, mount and process namespaces of its own, by executing this binary again in them. `name`
@@ -272,7 +274,7 @@ impl Sidecar {
         change: &[(&'static str, &str)],
     ) -> Self {
         let mut command = Command::new(PROGRAM);
-        command.uid(PROXY_UID).gid(PROXY_UID);
+        command.uid(USER).gid(PROXY_GID);
         Self::start_with(command, controller, program, change, |_| {})
     }
 

@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::config::listener::v3 as listener;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_filter;
 use envoy_types::pb::envoy::service::discovery::v3::Resource;
 use prost::Message;
-use proxy::constants::PROXY_UID;
+use proxy::constants::PROXY_GID;
 use proxy::swap::Slot;
 use proxy::swap::shared::Shared;
 use serde_json::Value;
@@ -20,7 +20,7 @@ use crate::controller::{Behaviour, Configuration, Controller};
 use crate::end_of_a_pod::{any, configuration};
 use crate::load::{self, HELD, HOLD, Load, ping};
 use crate::redirect_network::{POD, address, envoy_for_sidecar, init, pod_and_outside};
-use crate::support::{ENVOYS, Network, PROGRAM, Running, get, isolated, shell, until, variables};
+use crate::support::{ENVOYS, Network, PROGRAM, Running, USER, get, isolated, shell, until, variables};
 
 const HTTP: u16 = 8080;
 const TCP: u16 = 9000;
@@ -121,8 +121,8 @@ impl Pod {
         let log =
             std::fs::File::options().create(true).append(true).open(at(&format!("log-{slot}"))).unwrap();
         let child = Command::new(PROGRAM)
-            .uid(PROXY_UID)
-            .gid(PROXY_UID)
+            .uid(USER)
+            .gid(PROXY_GID)
             .arg("run")
             .args(["--run-dir".as_ref(), self.directory.path().as_os_str()])
             .args(["--token-file".as_ref(), at("token").as_os_str()])
@@ -270,7 +270,7 @@ fn an_idle_connection_is_not_used_again() {
         let (go_on, told) = std::sync::mpsc::channel();
         let client = std::thread::spawn(move || {
             outside.inside(move || {
-                let mut client = load::Http2::new(http);
+                let client = load::Http2::new(http);
                 load::here(async {
                     client.ask("/").await.expect("an answer before the swap");
                     idle.send(()).expect("the test waits");
