@@ -62,6 +62,7 @@ impl Counters {
 
     /// Counts a failure, by what it was.
     pub async fn failed(&self, what: String) {
+        eprintln!("{what}");
         self.failed.fetch_add(1, Ordering::Relaxed);
         *self.failures.lock().await.entry(what).or_default() += 1;
     }

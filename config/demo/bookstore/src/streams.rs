@@ -243,8 +243,10 @@ async fn requests(host: &str, hold: Duration) -> anyhow::Result<u64> {
         let request = grpc(host, Full::new(message.clone()))?;
         let response = within("an answer", client.request(request)).await??;
         ensure!(response.status() == StatusCode::OK, "status {}", response.status());
+        // Where there is no answer, a sidecar says why here.
+        let said = response.headers().get("grpc-message").cloned();
         let back = within("a body", response.into_body().collect()).await??.to_bytes();
-        ensure!(back == message, "a message came back as {back:?}");
+        ensure!(back == message, "a message came back as {back:?} ({said:?})");
         messages += 1;
         tokio::time::sleep(PAUSE).await;
     }
