@@ -11,7 +11,7 @@ use envoy_types::pb::google::protobuf::Any;
 
 use super::Context;
 use super::log::{Of, access_log};
-use super::wire::{ads, any, seconds, yes};
+use super::wire::{ads, any, number, seconds, yes};
 use crate::ingest::HttpMatch;
 
 /// Name of the filter by which per-route configuration refers to it.
@@ -117,6 +117,15 @@ pub(super) fn filter(name: &str, config: Any) -> hcm::HttpFilter {
 /// Websockets cross HTTP/2 as extended CONNECT (RFC 8441), which must be allowed on both sides.
 pub(super) fn http2() -> core::Http2ProtocolOptions {
     core::Http2ProtocolOptions { allow_connect: true, ..Default::default() }
+}
+
+/// Towards servers. Envoy ends an HTTP/2 connection, and every stream on it, at the second empty DATA frame in a row
+/// (its protection against CVE-2019-9518). A server may well send some: one per stream that ends, when two end together.
+pub(super) fn http2_upstream() -> core::Http2ProtocolOptions {
+    core::Http2ProtocolOptions {
+        max_consecutive_inbound_frames_with_empty_payload: number(1 << 20),
+        ..http2()
+    }
 }
 
 pub(super) fn regex(text: &str) -> matcher::RegexMatcher {

@@ -14,7 +14,9 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstreams;
 use envoy_types::pb::google::protobuf::Any;
 
 use super::egress::egress;
-use super::http::{UNDELIVERED, header_matcher, http2, manager, manager_filter, route_match, routes};
+use super::http::{
+    UNDELIVERED, header_matcher, http2_upstream, manager, manager_filter, route_match, routes,
+};
 use super::listen::{self, closed, everywhere, for_requests};
 use super::tls::Peer;
 use super::upstream::{HTTP_OPTIONS, handle, handle_connections, settle};
@@ -351,7 +353,7 @@ fn http_options(protocol: Option<Protocol>) -> HashMap<String, Any> {
         return HashMap::new();
     }
     let explicit =
-        ExplicitHttpConfig { protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2())) };
+        ExplicitHttpConfig { protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(http2_upstream())) };
     let options = upstreams::HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
         ..Default::default()

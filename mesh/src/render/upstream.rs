@@ -151,7 +151,7 @@ pub(super) fn as_spoken() -> protobuf::Any {
     use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options as options;
     let config = options::UseDownstreamHttpConfig {
         http_protocol_options: Some(core::Http1ProtocolOptions::default()),
-        http2_protocol_options: Some(super::http::http2()),
+        http2_protocol_options: Some(super::http::http2_upstream()),
         ..Default::default()
     };
     any(&HttpProtocolOptions {
