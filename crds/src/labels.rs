@@ -1,5 +1,7 @@
 //! Every label, annotation, port and fixed name that two components must agree on.
 
+use std::ops::RangeInclusive;
+
 /// Namespace and pod label: the mesh that the namespace (or pod) belongs to.
 pub const MESH: &str = "meshwright.io/mesh";
 /// Namespace label: the release whose injector serves it. Pod label: the release of its sidecar.
@@ -66,8 +68,11 @@ pub const INIT_CONTAINER: &str = "meshwright-init";
 pub const SWAP_DRAIN_SECONDS: u32 = 300;
 /// Environment variable of a slot: its [`SWAP_DRAIN_SECONDS`].
 pub const SWAP_DRAIN_ENV: &str = "MESHWRIGHT_SWAP_DRAIN_SECONDS";
-/// Group id of the sidecar; traffic of this group is not redirected. (The user id is another one in each pod.)
+/// Group id of the sidecar. Traffic of this group and one of [`PROXY_USERS`] is the sidecar's own, and not redirected.
 pub const PROXY_GID: i64 = 1337;
+/// User ids of sidecars, of which each pod's has one (decision 11). All of them exist also in a pod with a user namespace
+/// of its own (`hostUsers: false`: 0 to 65535).
+pub const PROXY_USERS: RangeInclusive<i64> = 20_000..=59_999;
 
 /// Envoy's virtual outbound listener.
 pub const OUTBOUND_PORT: u16 = 15001;

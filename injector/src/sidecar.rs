@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::ops::RangeInclusive;
 
 use crds::labels;
 use crds::mesh_config::UpgradeStrategy;
@@ -35,10 +34,6 @@ const NATIVE_START_SECONDS: i32 = 600;
 const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// Life of the projected token; the kubelet renews it at 80 %. Shorter is refused by Kubernetes below 600.
 const TOKEN_SECONDS: i64 = 3600;
-
-/// User ids of sidecars; all of them exist also in a pod with a user namespace of its own (`hostUsers: false`: 0 to
-/// 65535).
-const USERS: RangeInclusive<i64> = 20_000..=59_999;
 
 /// One of the two slots of a sidecar that can be swapped in place (`proxy`, `swap`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +101,8 @@ fn user(spec: &PodSpec, settings: &Settings) -> i64 {
     let own = containers.filter_map(|container| container.security_context.as_ref()?.run_as_user);
     let taken: BTreeSet<i64> =
         own.chain(spec.security_context.as_ref().and_then(|pod| pod.run_as_user)).collect();
-    let (first, many) = (*USERS.start(), USERS.end() - USERS.start() + 1);
+    let (first, many) =
+        (*labels::PROXY_USERS.start(), labels::PROXY_USERS.end() - labels::PROXY_USERS.start() + 1);
     let start = i64::try_from(hasher.finish() % many.unsigned_abs()).unwrap_or_default();
     let mut each = (0..many).map(|step| first + (start + step) % many);
     each.find(|user| !taken.contains(user)).unwrap_or(first)

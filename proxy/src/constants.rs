@@ -2,8 +2,12 @@
 //!
 //! They repeat `crds::labels` (this crate depends on no other of ours); `tests/all.rs` asserts that both agree.
 
-/// Group id of the sidecar; its own traffic is not redirected.
+use std::ops::RangeInclusive;
+
+/// Group id of the sidecar. Traffic of this group and one of [`PROXY_USERS`] is the sidecar's own, and not redirected.
 pub const PROXY_GID: u32 = 1337;
+/// User ids of sidecars, of which each pod's has one.
+pub const PROXY_USERS: RangeInclusive<u32> = 20_000..=59_999;
 /// Envoy's virtual outbound listener.
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Envoy's virtual inbound listener.

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 
 use crate::constants::{
     DELIVERY_SOURCE_V4, DELIVERY_SOURCE_V6, INBOUND_PORT, OUTBOUND_PORT, PROMETHEUS_PORT, PROXY_GID,
-    PROXY_PORT,
+    PROXY_PORT, PROXY_USERS,
 };
 
 /// Address family of a rule set.
@@ -115,7 +115,9 @@ fn outbound(family: Family, exclusions: &Exclusions) -> Vec<String> {
         Family::V4 => (format!("{DELIVERY_SOURCE_V4}/32"), "127.0.0.0/8"),
         Family::V6 => (format!("{DELIVERY_SOURCE_V6}/128"), "::1/128"),
     };
-    let sidecar = format!("-m owner --gid-owner {PROXY_GID}");
+    // Both: an image decides by its /etc/passwd which group a user has, so the group alone would be its choice.
+    let (first, last) = (PROXY_USERS.start(), PROXY_USERS.end());
+    let sidecar = format!("-m owner --uid-owner {first}-{last} --gid-owner {PROXY_GID}");
     let mut rules = vec![
         format!("-s {delivery} -o lo {sidecar} -j RETURN"),
         format!("! -d {loopback} -o lo -p tcp {sidecar} -j MESHWRIGHT_INBOUND"),

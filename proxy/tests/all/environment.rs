@@ -18,6 +18,8 @@ fn problems(change: &[(&'static str, &str)]) -> Vec<Problem> {
 #[test]
 fn constants_agree_with_crds() {
     assert_eq!(i64::from(constants::PROXY_GID), labels::PROXY_GID);
+    let (first, last) = constants::PROXY_USERS.into_inner();
+    assert_eq!(i64::from(first)..=i64::from(last), labels::PROXY_USERS);
     assert_eq!(constants::OUTBOUND_PORT, labels::OUTBOUND_PORT);
     assert_eq!(constants::INBOUND_PORT, labels::INBOUND_PORT);
     assert_eq!(constants::ENVOY_ADMIN_PORT, labels::ENVOY_ADMIN_PORT);

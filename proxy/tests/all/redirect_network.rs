@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use proxy::constants::PROXY_GID;
+use proxy::constants::{PROXY_GID, PROXY_USERS};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -187,8 +187,23 @@ fn check_outbound() {
     }
     assert_eq!(look(address("127.0.0.1", 8080)).unwrap(), seen("127.0.0.1", &[]), "loopback");
     assert_eq!(look(address(POD, 8080)).unwrap(), seen(POD, &[]), "another container of the pod");
+    let sidecar = *PROXY_USERS.start() + 7;
+    assert_eq!(seen_from(sidecar, PROXY_GID), format!("{POD} "), "the sidecar of some pod");
+    for (user, group) in [(PROXY_GID, PROXY_GID), (sidecar, 1)] {
+        assert_eq!(seen_from(user, group), format!("{POD} outbound"), "user {user} of group {group}");
+    }
     // The call to oneself leaves through the sidecar and comes back in through it, like a call to any other pod.
     assert_eq!(look(address(OWN_SERVICE, 80)).unwrap(), seen("127.0.0.6", &["outbound", "inbound"]));
+}
+
+/// What a server outside sees of a call by this user.
+fn seen_from(user: u32, group: u32) -> String {
+    let call = format!(
+        "exec 3<>/dev/tcp/{OUTSIDE}/80; printf 'GET / HTTP/1.1\\r\\nhost: a\\r\\nconnection: close\\r\\n\\r\\n' >&3; cat <&3"
+    );
+    let output = Command::new("bash").args(["-c", &call]).uid(user).gid(group).output().expect("bash starts");
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or(answer)
 }
 
 /// UDP is left alone, also on the ports whose TCP goes through Envoy: who receives sees who sent.
