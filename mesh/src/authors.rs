@@ -5,23 +5,29 @@ use std::collections::BTreeSet;
 use crate::index::{Mesh, Space};
 use crate::ingest::{PodPart, PolicyPart, RuleRef, ServiceAccount, SplitPart};
 use crate::object::{Kind, ObjectRef};
+use crate::resource_name::ResourceName;
 use crate::snapshot::ResourceType;
 
 /// The objects that shape a resource of the sidecars of a service account; none when only the MeshConfig does.
 /// Names of resources are a contract (docs/ARCHITECTURE.md).
 #[must_use]
 pub fn authors(mesh: &Mesh, kind: ResourceType, name: &str, owner: &ServiceAccount) -> BTreeSet<ObjectRef> {
-    let parts: Vec<&str> = name.split('|').collect();
-    let port = |text: &str| text.parse::<u16>().ok();
-    match parts.as_slice() {
-        ["out", namespace, service, ..] => called(mesh, kind, namespace, service, owner),
-        ["in", number, ..] if is_policy(kind) => answered(mesh, port(number), owner),
-        ["inbound"] if kind == ResourceType::Listener => answered(mesh, None, owner),
-        ["egress", host, number] if kind == ResourceType::Cluster => {
-            left(mesh, kind, port(number), Some(host), owner)
+    let Ok(name) = name.parse() else { return BTreeSet::new() };
+    match name {
+        ResourceName::Service(to) | ResourceName::Pod(to, _) | ResourceName::Dialed(to) => {
+            called(mesh, kind, &to.namespace, &to.service, owner)
         }
-        ["egress", number, ..] => left(mesh, kind, port(number), None, owner),
-        _ => BTreeSet::new(),
+        ResourceName::Port(port) | ResourceName::PortPlaintext(port) => answered(mesh, Some(port), owner),
+        ResourceName::Inbound if kind == ResourceType::Listener => answered(mesh, None, owner),
+        ResourceName::EgressHost(host, port) => left(mesh, kind, port, Some(&host), owner),
+        ResourceName::Egress(port) | ResourceName::EgressRange(port, _) => {
+            left(mesh, kind, port, None, owner)
+        }
+        ResourceName::Inbound
+        | ResourceName::InboundHttp2
+        | ResourceName::Outbound
+        | ResourceName::Passthrough
+        | ResourceName::MeshPassthrough => BTreeSet::new(),
     }
 }
 
@@ -132,7 +138,7 @@ fn rules(mesh: &Mesh, owner: &ServiceAccount) -> BTreeSet<ObjectRef> {
 fn left(
     mesh: &Mesh,
     kind: ResourceType,
-    port: Option<u16>,
+    port: u16,
     host: Option<&str>,
     caller: &ServiceAccount,
 ) -> BTreeSet<ObjectRef> {
@@ -140,7 +146,7 @@ fn left(
     for (key, part) in mesh.policies().in_namespace(Kind::Egress, &caller.namespace) {
         let PolicyPart::Egress(part) = part else { continue };
         let opens = part.sources.contains(caller)
-            && part.ports.iter().any(|(number, _)| Some(*number) == port)
+            && part.ports.iter().any(|(number, _)| *number == port)
             && host.is_none_or(|host| part.hosts.contains(host));
         if !opens {
             continue;

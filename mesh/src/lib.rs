@@ -10,6 +10,7 @@
 //! * [`Mesh`]: all parts, and the seal of each Git source (DESIGN, rule 3). Synchronous, no IO.
 //! * [`view()`]: every decision, for one [`Audience`], in the words of the mesh.
 //! * [`render()`]: the view as Envoy resources. Takes no decision.
+//! * [`ResourceName`]: what such a resource is called; a contract.
 //! * [`Incremental`]: the same for many audiences, computing only what a change touches.
 //! * [`decide()`]: the same model, asked about one call; names the object that says so.
 //!
@@ -25,6 +26,7 @@ pub mod ingest;
 pub mod object;
 pub mod problem;
 pub mod render;
+pub mod resource_name;
 pub mod settings;
 pub mod snapshot;
 pub mod view;
@@ -37,6 +39,7 @@ pub use index::{Changed, Mesh, What};
 pub use object::{Kind, Object, ObjectRef};
 pub use problem::{Problem, Reason};
 pub use render::render;
+pub use resource_name::ResourceName;
 pub use settings::Settings;
 pub use snapshot::{Resource, ResourceType, Snapshot};
 pub use view::{View, view};

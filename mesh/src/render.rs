@@ -8,7 +8,7 @@
 //!  http.rs      connection managers and request matching     tcp.rs  connections      rbac.rs  who may do what
 //!  admit.rs     who may connect at all
 //!  listen.rs    what listeners look at first                  tls.rs  identities       log.rs   access log
-//!  wire.rs      encoding
+//!  wire.rs      encoding                                      references.rs  which clusters a message names
 //! ```
 //!
 //! Each resource is rendered from one small part of the view ([`piece`] for what belongs to one service), so that a
@@ -25,6 +25,7 @@ mod listen;
 mod log;
 mod outbound;
 mod rbac;
+mod references;
 mod tcp;
 mod tls;
 mod upstream;

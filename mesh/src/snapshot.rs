@@ -1,6 +1,7 @@
 //! What a sidecar gets: encoded Envoy resources by type and name.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -69,6 +70,8 @@ pub struct Resource {
     /// An encoded `envoy.service.discovery.v3.Resource` (name, version and the typed message), ready to be put into
     /// a `DeltaDiscoveryResponse`.
     pub body: Bytes,
+    /// The clusters that it names: calls fail while it is there without them.
+    pub clusters: Box<[Arc<str>]>,
 }
 
 /// Everything that the sidecars of one audience hold.

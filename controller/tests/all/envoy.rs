@@ -191,7 +191,8 @@ fn set_cluster(delta: &mut Delta, name: &str, seconds: Option<i64>) {
     let version = format!("{name}-{seconds}");
     let wire =
         Wire { name: name.to_owned(), version: version.clone(), resource: Some(any), ..Wire::default() };
-    let resource = Resource { name: name.to_owned(), version, body: wire.encode_to_vec().into() };
+    let body = wire.encode_to_vec().into();
+    let resource = Resource { name: name.to_owned(), version, body, clusters: Box::default() };
     delta.insert(key, Some(Arc::new(resource)));
 }
 

@@ -20,6 +20,7 @@ use super::upstream::{HTTP_OPTIONS, as_spoken, settle};
 use super::wire::{Resources, any, no, number, seconds, socket_address};
 use super::{Context, tcp};
 use crate::ingest::CallerSettings;
+use crate::resource_name::ResourceName;
 use crate::snapshot::ResourceType;
 use crate::view::{EgressPort, EgressRoute, EgressScope, Scope, Target};
 
@@ -31,28 +32,30 @@ pub(super) fn egress(context: Context<'_>, otherwise: &str, resources: &mut Reso
     for (number, port) in &context.view.outbound.egress {
         for (target, settings) in &port.targets {
             let name = cluster_name(target, *number);
-            resources.add(ResourceType::Cluster, &name, &target_cluster(&name, target, *number, settings));
+            let cluster = target_cluster(&name.to_string(), target, *number, settings);
+            resources.add(ResourceType::Cluster, &name, &cluster);
         }
         for (scope, open) in port.scopes.iter().filter(|(_, open)| !open.http.is_empty()) {
             let name = route_name(*number, scope);
-            resources.add(ResourceType::Route, &name, &requests(&name, *number, open, otherwise));
+            let routes = requests(&name.to_string(), *number, open, otherwise);
+            resources.add(ResourceType::Route, &name, &routes);
         }
-        let name = format!("egress|{number}");
+        let name = ResourceName::Egress(*number);
         resources.add(ResourceType::Listener, &name, &port_listener(context, *number, port, otherwise));
     }
 }
 
-fn cluster_name(target: &Target, port: u16) -> String {
+fn cluster_name(target: &Target, port: u16) -> ResourceName {
     match target {
-        Target::Host(host) => format!("egress|{host}|{port}"),
-        Target::Dialled => format!("egress|{port}"),
+        Target::Host(host) => ResourceName::EgressHost(host.clone(), port),
+        Target::Dialled => ResourceName::Egress(port),
     }
 }
 
-fn route_name(port: u16, scope: &Scope) -> String {
-    match &scope.0 {
-        Some(range) => format!("egress|{port}|{range}"),
-        None => format!("egress|{port}"),
+fn route_name(port: u16, scope: &Scope) -> ResourceName {
+    match scope.0 {
+        Some(range) => ResourceName::EgressRange(port, range),
+        None => ResourceName::Egress(port),
     }
 }
 
@@ -115,7 +118,7 @@ fn port_listener(context: Context<'_>, port: u16, open: &EgressPort, otherwise: 
     let chains = open.scopes.iter().flat_map(|(scope, open)| chains(context, port, scope, open, otherwise));
     let to = BTreeMap::from([(otherwise.to_owned(), 1)]);
     listener::Listener {
-        name: format!("egress|{port}"),
+        name: ResourceName::Egress(port).to_string(),
         address: Some(socket_address("0.0.0.0", port)),
         additional_addresses: vec![listener::AdditionalAddress {
             address: Some(socket_address("::", port)),
@@ -151,7 +154,7 @@ fn chains(
     open: &EgressScope,
     otherwise: &str,
 ) -> Vec<listener::FilterChain> {
-    let name = route_name(port, scope);
+    let name = route_name(port, scope).to_string();
     let at = |transport: &str| listener::FilterChainMatch {
         prefix_ranges: scope
             .0
@@ -165,7 +168,8 @@ fn chains(
         ..Default::default()
     };
     let pass = |cluster: String| tcp::proxy(context, STAT_PREFIX, &BTreeMap::from([(cluster, 1)]), 1);
-    let bytes = if open.tcp { cluster_name(&Target::Dialled, port) } else { otherwise.to_owned() };
+    let bytes =
+        if open.tcp { cluster_name(&Target::Dialled, port).to_string() } else { otherwise.to_owned() };
     let mut chains = Vec::new();
     if !open.http.is_empty() {
         let protocols = ["http/1.0", "http/1.1", "h2c"].map(str::to_owned).to_vec();
@@ -180,12 +184,16 @@ fn chains(
         by_target.entry(target).or_default().push(host.clone());
     }
     for (target, server_names) in by_target {
-        let cluster = cluster_name(target, port);
+        let cluster = cluster_name(target, port).to_string();
         let tls = listener::FilterChainMatch { server_names, ..at("tls") };
         chains.push(chain(format!("{name}|tls|{cluster}"), Some(tls), pass(cluster)));
     }
     if let Some(target) = open.https.get("") {
-        chains.push(chain(format!("{name}|tls"), Some(at("tls")), pass(cluster_name(target, port))));
+        chains.push(chain(
+            format!("{name}|tls"),
+            Some(at("tls")),
+            pass(cluster_name(target, port).to_string()),
+        ));
     }
     chains.push(chain(format!("{name}|bytes"), Some(at("")), pass(bytes)));
     chains
@@ -194,7 +202,7 @@ fn chains(
 /// A virtual host per host. A request to another host goes where it would go without any Egress; one that does not fit
 /// what is open of a host is refused here, since whoever is outside cannot, unless every byte is open.
 fn requests(name: &str, port: u16, open: &EgressScope, otherwise: &str) -> route::RouteConfiguration {
-    let dialled = || cluster_name(&Target::Dialled, port);
+    let dialled = || cluster_name(&Target::Dialled, port).to_string();
     let hosts = open.http.iter().map(|(host, routes)| {
         let mut routes: Vec<_> = routes.iter().flat_map(|one| request_routes(one, port)).collect();
         routes.push(if open.tcp { to(route_match(None), dialled()) } else { refuse() });
@@ -220,7 +228,7 @@ fn requests(name: &str, port: u16, open: &EgressScope, otherwise: &str) -> route
 }
 
 fn request_routes(one: &EgressRoute, port: u16) -> Vec<route::Route> {
-    let cluster = cluster_name(&one.to, port);
+    let cluster = cluster_name(&one.to, port).to_string();
     if one.matches.is_empty() {
         return vec![to(route_match(None), cluster)];
     }

@@ -22,32 +22,34 @@ use super::outbound::original_dst;
 use super::wire::{Resources, no, number, seconds};
 use super::{Context, http, rbac, tcp, tls};
 use crate::ingest::{Carried, Protocol};
+use crate::resource_name::ResourceName;
 use crate::snapshot::ResourceType;
 use crate::view::{Access, InboundPort, Ingress};
 
 /// The application, as HTTP/1.1 or bytes.
-const APP: &str = "inbound";
+const APP: ResourceName = ResourceName::Inbound;
 /// The application, as HTTP/2.
-const APP_HTTP2: &str = "inbound-h2";
+const APP_HTTP2: ResourceName = ResourceName::InboundHttp2;
 
 pub(super) fn inbound(context: Context<'_>, resources: &mut Resources) {
     let ports = &context.view.inbound.ports;
-    resources.add(ResourceType::Cluster, APP, &app(APP, None));
+    resources.add(ResourceType::Cluster, &APP, &app(&APP, None));
     if ports.values().any(|port| matches!(port.protocol, Protocol::Http2 | Protocol::Undeclared)) {
-        resources.add(ResourceType::Cluster, APP_HTTP2, &app(APP_HTTP2, Some(Protocol::Http2)));
+        resources.add(ResourceType::Cluster, &APP_HTTP2, &app(&APP_HTTP2, Some(Protocol::Http2)));
     }
     for (number, port) in ports.iter().filter(|(_, port)| port.protocol.carries(Carried::Requests)) {
         for hears in [Hears::Tls, Hears::Plaintext] {
             let name = requests_name(*number, port, hears);
-            resources.add(ResourceType::Route, &name, &port_routes(context, &name, port, hears));
+            let routes = port_routes(context, &name.to_string(), port, hears);
+            resources.add(ResourceType::Route, &name, &routes);
         }
     }
-    resources.add(ResourceType::Listener, "inbound", &inbound_listener(context));
+    resources.add(ResourceType::Listener, &ResourceName::Inbound, &inbound_listener(context));
 }
 
 /// The application. The redirect tells by the source address (ARCHITECTURE) the delivery to it from a call of the
 /// pod to its own service, which must come in through the inbound listener.
-fn app(name: &str, http: Option<Protocol>) -> cluster::Cluster {
+fn app(name: &ResourceName, http: Option<Protocol>) -> cluster::Cluster {
     let source = |address: &str| core::SocketAddress {
         address: address.to_owned(),
         port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
@@ -61,19 +63,15 @@ fn app(name: &str, http: Option<Protocol>) -> cluster::Cluster {
         }],
         ..Default::default()
     };
-    cluster::Cluster { upstream_bind_config: Some(bind), ..original_dst(name, None, http) }
-}
-
-fn route_name(port: u16) -> String {
-    format!("in|{port}")
+    cluster::Cluster { upstream_bind_config: Some(bind), ..original_dst(&name.to_string(), None, http) }
 }
 
 /// Callers without TLS have their own routes where an IngressBackend speaks of the port: what is true of those with TLS
 /// is not of them.
-fn requests_name(number: u16, port: &InboundPort, hears: Hears) -> String {
+fn requests_name(number: u16, port: &InboundPort, hears: Hears) -> ResourceName {
     match hears {
-        Hears::Plaintext if !port.ingress.is_empty() => format!("{}|plaintext", route_name(number)),
-        _ => route_name(number),
+        Hears::Plaintext if !port.ingress.is_empty() => ResourceName::PortPlaintext(number),
+        Hears::Plaintext | Hears::Tls => ResourceName::Port(number),
     }
 }
 
@@ -94,7 +92,7 @@ fn inbound_listener(context: Context<'_>) -> listener::Listener {
     }
     let (address, additional_addresses) = everywhere(context.view.families, INBOUND_PORT);
     listener::Listener {
-        name: "inbound".to_owned(),
+        name: ResourceName::Inbound.to_string(),
         address,
         additional_addresses,
         filter_chains: chains,
@@ -148,7 +146,7 @@ fn port_chains(
 
 fn chain(port: u16, suffix: &str, transport: &str, filters: Vec<listener::Filter>) -> listener::FilterChain {
     listener::FilterChain {
-        name: format!("{}{suffix}", route_name(port)),
+        name: format!("{}{suffix}", ResourceName::Port(port)),
         filter_chain_match: Some(listener::FilterChainMatch {
             destination_port: number(u32::from(port)),
             transport_protocol: transport.to_owned(),
@@ -263,7 +261,7 @@ fn requests_to_app(
 ) -> Vec<listener::Filter> {
     let prefix = stat_prefix(port);
     let limits = inbound.limits.as_ref();
-    let routes = requests_name(port, inbound, hears);
+    let routes = requests_name(port, inbound, hears).to_string();
     let audited = verdicts(context, inbound, hears).audited();
     let mut manager = manager(context, &prefix, &routes, Some(rbac::deny_all(audited)));
     manager.access_log.extend(audited.then(|| would_be_denied(Of::Requests)));
@@ -284,7 +282,7 @@ fn bytes_to_app(
     let proxy = if verdicts.audited() { tcp::audited_proxy } else { tcp::proxy };
     let authorization = rbac::network(verdicts, &format!("tcp.{prefix}"));
     let authorization = authorization.map(|config| network_filter("envoy.filters.network.rbac", config));
-    let app = BTreeMap::from([(APP.to_owned(), 1)]);
+    let app = BTreeMap::from([(APP.to_string(), 1)]);
     authorization.into_iter().chain(limit).chain([proxy(context, &prefix, &app, 1)]).collect()
 }
 
@@ -297,11 +295,11 @@ fn port_routes(
 ) -> route::RouteConfiguration {
     let all = route_match(None);
     let to_app = match port.protocol {
-        Protocol::Http2 => vec![to(APP_HTTP2, all)],
+        Protocol::Http2 => vec![to(&APP_HTTP2, all)],
         // Between sidecars everything is HTTP/2, so that does not tell what the application speaks. A gRPC server
         // speaks nothing else.
-        Protocol::Undeclared => vec![to(APP_HTTP2, grpc()), to(APP, all)],
-        Protocol::Http | Protocol::Tcp => vec![to(APP, all)],
+        Protocol::Undeclared => vec![to(&APP_HTTP2, grpc()), to(&APP, all)],
+        Protocol::Http | Protocol::Tcp => vec![to(&APP, all)],
     };
     let to_app = to_app.iter().flat_map(|route| limited(route, port.limits.as_ref())).collect();
     let mut config = routes(name, to_app);
@@ -312,11 +310,11 @@ fn port_routes(
     config
 }
 
-fn to(app: &str, matching: route::RouteMatch) -> route::Route {
+fn to(app: &ResourceName, matching: route::RouteMatch) -> route::Route {
     let action = route::RouteAction {
         timeout: seconds(0),
         retry_policy: Some(again()),
-        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(app.to_owned())),
+        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(app.to_string())),
         ..Default::default()
     };
     route::Route {

@@ -23,13 +23,9 @@ use super::upstream::{HTTP_OPTIONS, handle, handle_connections, settle};
 use super::wire::{Resources, ads, any, milliseconds, no, number, seconds, socket_address, yes};
 use super::{Context, tcp, tls};
 use crate::ingest::{Carried, Protocol, ServiceAccount};
+use crate::resource_name::ResourceName;
 use crate::snapshot::ResourceType;
 use crate::view::{Destination, Headless, Otherwise, Route, Service, ServicePort};
-
-/// Wherever the application meant to go, untouched.
-const PASSTHROUGH: &str = "passthrough";
-/// Wherever the application meant to go, if a member of the mesh is there.
-const MESH_PASSTHROUGH: &str = "meshpassthrough";
 
 /// How long a client that says nothing is waited for, where bytes are as welcome as requests. A server that speaks
 /// first is heard this much later; whoever minds declares the protocol of the port.
@@ -52,15 +48,16 @@ pub(super) fn outbound(context: Context<'_>, resources: &mut Resources) {
         dialed(context, key, service, resources);
     }
     let (name, socket) = match outbound.otherwise {
-        Otherwise::Passthrough => (PASSTHROUGH, None),
+        Otherwise::Passthrough => (ResourceName::Passthrough, None),
         Otherwise::MeshOnly => {
             let member = Peer::Member(context.view.trust_domain.clone());
-            (MESH_PASSTHROUGH, Some(tls::client(context, &member, String::new(), &[])))
+            (ResourceName::MeshPassthrough, Some(tls::client(context, &member, String::new(), &[])))
         }
     };
-    resources.add(ResourceType::Cluster, name, &original_dst(name, socket, None));
-    resources.add(ResourceType::Listener, "outbound", &virtual_listener(context, name));
-    egress(context, name, resources);
+    let text = name.to_string();
+    resources.add(ResourceType::Cluster, &name, &original_dst(&text, socket, None));
+    resources.add(ResourceType::Listener, &ResourceName::Outbound, &virtual_listener(context, &text));
+    egress(context, &text, resources);
 }
 
 /// A service that is dialed: listeners and routes.
@@ -68,20 +65,18 @@ pub(super) fn dialed(context: Context<'_>, key: &ServicePort, service: &Service,
     let receivers = Receivers { key, service };
     if let Some(headless) = &service.headless {
         let name = receivers.cluster(key);
-        resources.add(ResourceType::Cluster, &name, &dialed_cluster(context, key, &name, headless));
+        let cluster = dialed_cluster(context, key, &name.to_string(), headless);
+        resources.add(ResourceType::Cluster, &name, &cluster);
     }
     for (name, addresses) in receivers.listeners() {
-        resources.add(
-            ResourceType::Listener,
-            &name,
-            &service_listener(context, &name, &addresses, receivers),
-        );
+        let listener = service_listener(context, &name.to_string(), &addresses, receivers);
+        resources.add(ResourceType::Listener, &name, &listener);
     }
     if !service.routes.is_empty() {
         let mut all: Vec<_> =
             service.routes.iter().flat_map(|route| request_routes(receivers, route)).collect();
         handle(&mut all, &service.handling);
-        resources.add(ResourceType::Route, &key.to_string(), &routes(&key.to_string(), all));
+        resources.add(ResourceType::Route, &named(key), &routes(&key.to_string(), all));
     }
 }
 
@@ -92,13 +87,16 @@ pub(super) fn cluster(
     destination: &Destination,
     resources: &mut Resources,
 ) {
-    resources.add(ResourceType::Cluster, &key.to_string(), &service_cluster(context, key, destination));
+    resources.add(ResourceType::Cluster, &named(key), &service_cluster(context, key, destination));
 }
 
 /// The endpoints of a receiver.
 pub(super) fn endpoints(key: &ServicePort, destination: &Destination, resources: &mut Resources) {
-    let name = key.to_string();
-    resources.add(ResourceType::Endpoint, &name, &load_assignment(&name, destination));
+    resources.add(ResourceType::Endpoint, &named(key), &load_assignment(&key.to_string(), destination));
+}
+
+fn named(key: &ServicePort) -> ResourceName {
+    ResourceName::Service(key.clone())
 }
 
 /// The one outbound listener with a socket. It hands a connection to the listener of its original destination, or
@@ -107,7 +105,7 @@ fn virtual_listener(context: Context<'_>, otherwise: &str) -> listener::Listener
     let to = BTreeMap::from([(otherwise.to_owned(), 1)]);
     let (address, additional_addresses) = everywhere(context.view.families, OUTBOUND_PORT);
     listener::Listener {
-        name: "outbound".to_owned(),
+        name: ResourceName::Outbound.to_string(),
         address,
         additional_addresses,
         // A call to this very port would come back here for ever.
@@ -178,26 +176,26 @@ struct Receivers<'a> {
 
 impl Receivers<'_> {
     /// What goes to a headless service itself goes to the pod that was dialed.
-    fn cluster(&self, receiver: &ServicePort) -> String {
+    fn cluster(&self, receiver: &ServicePort) -> ResourceName {
         if self.service.headless.is_some() && receiver == self.key {
-            return format!("{receiver}|dialed");
+            return ResourceName::Dialed(receiver.clone());
         }
-        receiver.to_string()
+        named(receiver)
     }
 
     fn weights(&self, to: &BTreeMap<ServicePort, u32>) -> BTreeMap<String, u32> {
-        to.iter().map(|(receiver, weight)| (self.cluster(receiver), *weight)).collect()
+        to.iter().map(|(receiver, weight)| (self.cluster(receiver).to_string(), *weight)).collect()
     }
 
     /// Names and addresses of its listeners. Each pod of a headless service has one of its own: a listener whose
     /// addresses change would drop the connections to all of them.
-    fn listeners(&self) -> Vec<(String, Vec<SocketAddr>)> {
+    fn listeners(&self) -> Vec<(ResourceName, Vec<SocketAddr>)> {
         let own =
             self.service.addresses.iter().map(|address| SocketAddr::new(*address, self.key.port)).collect();
         let own: Vec<SocketAddr> = own;
         let pods = self.service.headless.iter().flat_map(|headless| &headless.pods);
-        let pods = pods.map(|pod| (format!("{}|{pod}", self.key), vec![*pod]));
-        let own = (!own.is_empty()).then(|| (self.key.to_string(), own));
+        let pods = pods.map(|pod| (ResourceName::Pod(self.key.clone(), *pod), vec![*pod]));
+        let own = (!own.is_empty()).then(|| (named(self.key), own));
         own.into_iter().chain(pods).collect()
     }
 }

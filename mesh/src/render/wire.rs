@@ -10,6 +10,8 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 use prost::{Message, Name};
 use sha2::{Digest, Sha256};
 
+use super::references::References;
+use crate::resource_name::ResourceName;
 use crate::snapshot::{Resource, ResourceType, Snapshot};
 
 /// The resources of a snapshot while it is made.
@@ -17,21 +19,26 @@ use crate::snapshot::{Resource, ResourceType, Snapshot};
 pub(super) struct Resources(BTreeMap<ResourceType, BTreeMap<String, Resource>>);
 
 impl Resources {
-    pub(super) fn add<M: Message + Name>(&mut self, kind: ResourceType, name: &str, message: &M) {
+    pub(super) fn add<M: Message + Name + References>(
+        &mut self,
+        kind: ResourceType,
+        name: &ResourceName,
+        message: &M,
+    ) {
+        let name = name.to_string();
         let content = any(message);
         let digest = Sha256::digest(&content.value);
         let version = hex::encode(digest.get(..12).unwrap_or(&digest));
         let resource = discovery::Resource {
-            name: name.to_owned(),
+            name: name.clone(),
             version: version.clone(),
             resource: Some(content),
             ..Default::default()
         };
         let body = resource.encode_to_vec().into();
-        self.0
-            .entry(kind)
-            .or_default()
-            .insert(name.to_owned(), Resource { name: name.to_owned(), version, body });
+        let clusters = message.clusters().into_iter().map(Into::into).collect();
+        let resource = Resource { name: name.clone(), version, body, clusters };
+        self.0.entry(kind).or_default().insert(name, resource);
     }
 
     pub(super) fn snapshot(self) -> Snapshot {

@@ -1,6 +1,6 @@
 //! Goldens of rendered resources, and the names that are contracts.
 
-use mesh::{Mesh, ResourceType, Snapshot, render, view};
+use mesh::{Mesh, ResourceName, ResourceType, Snapshot, render, view};
 use prost::Message;
 
 use crate::world::*;
@@ -44,6 +44,52 @@ fn a_resource_is_ready_to_embed_and_its_version_is_its_content() {
         }
     }
     assert!(seen > 10, "{seen}");
+}
+
+/// A sidecar waits for exactly these before it is told of a listener or route.
+#[test]
+fn every_cluster_that_a_resource_names_is_said_and_exists() {
+    let mesh = mesh(bookstore().into_iter().chain(outside()));
+    let mut seen = Vec::new();
+    for pod in ["buyer-1", "v1"] {
+        let snapshot = of(&mesh, pod);
+        for kind in ResourceType::ALL {
+            for (name, resource) in snapshot.of(kind) {
+                assert_eq!(name.parse::<ResourceName>().map(|name| name.to_string()).as_ref(), Ok(name));
+                let text = String::from_utf8_lossy(&resource.body);
+                for cluster in snapshot.of(ResourceType::Cluster).keys() {
+                    let said = resource.clusters.iter().any(|one| **one == **cluster);
+                    let policy = matches!(kind, ResourceType::Listener | ResourceType::Route);
+                    assert!(!said || text.contains(cluster.as_str()), "{name} {cluster}");
+                    assert!(said || !policy || !names(&resource.body, kind, cluster), "{name} {cluster}");
+                    seen.extend(said.then(|| format!("{} {name}: {cluster}", kind.as_str())));
+                }
+                let there = |cluster: &str| snapshot.of(ResourceType::Cluster).contains_key(cluster);
+                assert!(resource.clusters.iter().all(|cluster| there(cluster)), "{name}");
+            }
+        }
+    }
+    for known in [
+        "Listener outbound: meshpassthrough",
+        "Route in|8080: inbound",
+        "Route out|shop|bookstore|80: out|shop|bookstore-v1|80",
+    ] {
+        assert!(seen.iter().any(|one| one == known), "{known}: {seen:#?}");
+    }
+    assert!(seen.iter().any(|one| one.starts_with("Listener egress|")), "{seen:#?}");
+}
+
+/// Whether a message names a cluster, by its text alone: as JSON would show it.
+fn names(body: &bytes::Bytes, kind: ResourceType, cluster: &str) -> bool {
+    use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+    use envoy_types::pb::envoy::service::discovery::v3::Resource;
+    let any = Resource::decode(body.clone()).unwrap().resource.unwrap();
+    kind == ResourceType::Route && {
+        let config = RouteConfiguration::decode(any.value.as_slice()).unwrap();
+        let text = format!("{:?}", config.virtual_hosts);
+        text.contains(&format!("Cluster({cluster:?})"))
+            || text.contains(&format!("name: {cluster:?}, weight"))
+    }
 }
 
 /// Adding an endpoint touches one load assignment; a changed rule touches one route.

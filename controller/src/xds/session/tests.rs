@@ -32,7 +32,12 @@ fn delta(served: &Served, resources: Say<'_>) -> Delta {
     let mut delta: Delta = held.map(|(kind, name)| ((kind, name.clone()), None)).collect();
     for (kind, name, version) in resources {
         let body = Bytes::from(format!("{name}={version}"));
-        let resource = Resource { name: (*name).to_owned(), version: (*version).to_owned(), body };
+        let resource = Resource {
+            name: (*name).to_owned(),
+            version: (*version).to_owned(),
+            body,
+            clusters: Box::default(),
+        };
         delta.insert((*kind, (*name).into()), Some(Arc::new(resource)));
     }
     delta
@@ -270,7 +275,7 @@ fn responses_are_cut_and_all_of_them_must_be_acknowledged() {
     let names: Vec<String> = (0..40).map(|n| format!("{n:04}-{}", "x".repeat(4000))).collect();
     let resource = |name: &String| {
         let body = Bytes::from(name.clone());
-        Arc::new(Resource { name: name.clone(), version: "1".to_owned(), body })
+        Arc::new(Resource { name: name.clone(), version: "1".to_owned(), body, clusters: Box::default() })
     };
     let all = names.iter().map(|name| ((Cluster, name.as_str().into()), Some(resource(name))));
     let served = Arc::new(Served::first(all.collect(), &mut Pool::default()));
