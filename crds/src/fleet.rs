@@ -23,6 +23,32 @@ pub struct FleetReport {
     /// What holders of certificates have told this replica, sorted by namespace and pod.
     #[serde(default)]
     pub holdings: Vec<HoldingReport>,
+    /// What was left out of the report, so that it stays readable whatever sidecars and objects say: of how many
+    /// things. Nothing from a release that leaves nothing out.
+    #[serde(default, skip_serializing_if = "LeftOut::nothing")]
+    pub left_out: LeftOut,
+}
+
+/// How much of a report was left out. Every sidecar is in it, and whether it rejects something; words may be missing.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LeftOut {
+    /// Rejections of sidecars.
+    pub rejections: u64,
+    /// Resource names in rejections.
+    pub names: u64,
+    /// Texts that were cut: Envoy's words, releases, messages.
+    pub texts: u64,
+    /// Problems.
+    pub problems: u64,
+}
+
+impl LeftOut {
+    /// Whether nothing was.
+    #[must_use]
+    pub fn nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The root of trust of one controller replica.

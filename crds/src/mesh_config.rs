@@ -93,6 +93,27 @@ pub struct Traffic {
     /// Traffic that does not pass through the sidecar at all.
     #[serde(default)]
     pub exclusions: Exclusions,
+    /// Where policies may come from.
+    #[serde(default, skip_serializing_if = "PolicyOrigin::is_any")]
+    pub policy_origin: PolicyOrigin,
+}
+
+/// Where policies may come from. A release that does not know this takes them from anywhere.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default, JsonSchema)]
+pub enum PolicyOrigin {
+    /// Objects that somebody writes to the API server count at once, beside those of PolicySources.
+    #[default]
+    Any,
+    /// Only objects that the sealed commit of a PolicySource holds count. Others are reported, and change nothing.
+    Sources,
+}
+
+impl PolicyOrigin {
+    /// Whether it is the default.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        *self == Self::Any
+    }
 }
 
 /// Whether plaintext callers are accepted.

@@ -3,16 +3,20 @@
 //! ```text
 //!  apply ──▶ ingest ──▶ space.rs     pods, services and slices of one namespace, and who is behind a service
 //!                  └──▶ policies.rs  policy objects, the seal of each Git source, what is in force
+//!            listing.rs: who is behind a service without a selector   serving.rs: which endpoints take calls
 //!            mode.rs: MeshPolicies   osm.rs: OSM's kinds   claims.rs: whose an address is
-//!                   problems.rs, osm_problems.rs: everything wrong, on demand
+//!                   problems.rs, osm_problems.rs, seal_problems.rs: everything wrong, on demand
 //! ```
 
 mod claims;
+mod listing;
 mod mode;
 mod osm;
 mod osm_problems;
 mod policies;
 mod problems;
+mod seal_problems;
+mod serving;
 mod space;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +25,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::audience::{Audience, Families, Mode, NotOurs, PodFacts};
-use crate::ingest::{Part, PodPart, Protocol, ingest};
+use crate::ingest::{Part, PodPart, Protocol, Word, ingest};
 use crate::object::{Kind, Object, ObjectRef};
 use crate::problem::Problem;
 use crate::settings::Settings;
@@ -121,8 +125,9 @@ impl Mesh {
             return Changed::Nothing;
         }
         let mut what = BTreeSet::from([What::Settings]);
-        if self.settings.namespace != settings.namespace {
-            what.extend(self.policies.reseal_all(&settings.namespace));
+        let before = (&self.settings.namespace, self.settings.policy_origin);
+        if before != (&settings.namespace, settings.policy_origin) {
+            what.extend(self.policies.reseal_all(&settings));
         }
         self.settings = settings;
         Changed::Something(what)
@@ -142,14 +147,18 @@ impl Mesh {
                 what.extend(self.put(reference, part, &object));
                 self.follow(&mut what);
             }
-            Err(problem) => {
-                if self.refused.get(&reference) != Some(&problem) {
-                    self.refused.insert(reference, problem);
-                    what.insert(What::Problems);
-                }
-            }
+            Err(problem) => return self.refuse(problem),
         }
         Changed::from(what)
+    }
+
+    /// Takes note of an object that cannot be read at all; its last good version, if there was one, stays in force.
+    pub fn refuse(&mut self, problem: Problem) -> Changed {
+        if self.refused.get(&problem.object) == Some(&problem) {
+            return Changed::Nothing;
+        }
+        self.refused.insert(problem.object.clone(), problem);
+        Changed::Something(BTreeSet::from([What::Problems]))
     }
 
     fn put(&mut self, reference: ObjectRef, part: Part, object: &Object) -> BTreeSet<What> {
@@ -172,10 +181,8 @@ impl Mesh {
             Part::EndpointSlice(part) => {
                 self.spaces.entry(namespace.clone()).or_default().set_slice(namespace, name, Some(part))
             }
-            Part::Policy(part) => self.policies.set(reference, part, object, &self.settings.namespace),
-            Part::PolicySource(part) => {
-                self.policies.set_source(&reference, Some(&part), &self.settings.namespace)
-            }
+            Part::Policy(part) => self.policies.set(reference, part, object, &self.settings),
+            Part::PolicySource(part) => self.policies.set_source(&reference, Some(&part), &self.settings),
         }
     }
 
@@ -204,7 +211,7 @@ impl Mesh {
                 what.extend(space.map(|space| space.set_slice(namespace, name, None)).unwrap_or_default());
             }
             Kind::PolicySource => {
-                what.extend(self.policies.set_source(reference, None, &self.settings.namespace));
+                what.extend(self.policies.set_source(reference, None, &self.settings));
             }
             Kind::TrafficTarget
             | Kind::HTTPRouteGroup
@@ -215,7 +222,7 @@ impl Mesh {
             | Kind::IngressBackend
             | Kind::Retry
             | Kind::UpstreamTrafficSetting => {
-                what.extend(self.policies.remove(reference, &self.settings.namespace));
+                what.extend(self.policies.remove(reference, &self.settings));
             }
         }
         if self.spaces.get(home).is_some_and(Space::is_empty) {
@@ -229,13 +236,37 @@ impl Mesh {
     /// commit is not complete by then counts with the objects that do have the sealed content (a restart must not
     /// turn one hand-edited object into the loss of all of them). Later sets are swapped only when complete.
     pub fn synced(&mut self) -> Changed {
-        Changed::from(self.policies.synced(&self.settings.namespace))
+        Changed::from(self.policies.synced(&self.settings))
     }
 
     /// Everything wrong with objects that people wrote, sorted. References are checked at the time of asking.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         problems::problems(self)
+    }
+
+    /// Sources of this mesh whose sealed commit has not been seen completely since the start: what was in force of them
+    /// before is not known. Sorted.
+    #[must_use]
+    pub fn unsealed(&self) -> Vec<ObjectRef> {
+        let ours =
+            |namespace: &String| *namespace == self.settings.namespace || self.space(namespace).is_some();
+        let open = self.policies.unsealed(&self.settings).filter(|(namespace, _)| ours(namespace));
+        open.map(|(namespace, name)| ObjectRef::new(Kind::PolicySource, namespace, name)).collect()
+    }
+
+    /// The pods that the slices of a service name, of the mesh or not, and whether these say that they are ready.
+    #[must_use]
+    pub fn replicas(&self, namespace: &str, service: &str) -> BTreeMap<String, bool> {
+        let slices = self.spaces.get(namespace).into_iter().flat_map(|space| space.slices_of(service));
+        let named = slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| !endpoint.pod.is_empty());
+        named.map(|endpoint| (endpoint.pod.clone(), endpoint.word == Word::Ready)).collect()
+    }
+
+    /// Endpoints of services without a selector that were looked at so far, to find the pods behind them; for tests.
+    #[must_use]
+    pub fn looked_at(&self) -> u64 {
+        self.spaces.values().map(|space| space.looked).sum()
     }
 
     /// The audience that a pod belongs to.

@@ -25,8 +25,8 @@ pub use osm_part::{
 };
 pub use part::{
     Carried, EndpointPart, Flavour, HttpMatch, ModePart, NamespacePart, Part, PodPart, PolicyPart, Protocol,
-    RoutesPart, RuleRef, ServiceAccount, ServicePart, ServicePortPart, SlicePart, SourcePart, SplitPart,
-    TargetPart, TargetPort,
+    RoutesPart, RuleRef, ServiceAccount, ServicePart, ServicePortPart, Serving, SliceAuthor, SlicePart,
+    SourcePart, SplitPart, TargetPart, TargetPort, Word,
 };
 pub use pattern::Pattern;
 

@@ -41,6 +41,10 @@ pub enum Reason {
     NotSealed,
     /// A sealed commit that the API server does not (yet) hold completely.
     SealIncomplete,
+    /// An object of a sealed commit that cannot be read keeps its whole source from going on.
+    SealBlocked,
+    /// Nothing that does not come from a PolicySource counts in this mesh.
+    NotFromSource,
     /// Too large to be worth anything but trouble.
     TooLarge,
 }
@@ -66,6 +70,8 @@ impl Reason {
             Self::BadSelector => "BadSelector",
             Self::NotSealed => "NotSealed",
             Self::SealIncomplete => "SealIncomplete",
+            Self::SealBlocked => "SealBlocked",
+            Self::NotFromSource => "NotFromSource",
             Self::TooLarge => "TooLarge",
         }
     }

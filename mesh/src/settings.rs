@@ -1,7 +1,7 @@
 //! What a MeshConfig says that sidecars must know.
 
 use crds::MeshConfigSpec;
-use crds::mesh_config::{AccessLog, Authorization, Egress, Mtls};
+use crds::mesh_config::{AccessLog, Authorization, Egress, Mtls, PolicyOrigin};
 use serde::Serialize;
 
 /// The settings of one mesh.
@@ -22,6 +22,8 @@ pub struct Settings {
     pub egress: Egress,
     /// Access log of the sidecars.
     pub access_log: AccessLog,
+    /// Where policies may come from.
+    pub policy_origin: PolicyOrigin,
 }
 
 impl Settings {
@@ -36,6 +38,7 @@ impl Settings {
             authorization: spec.traffic.authorization,
             egress: spec.traffic.egress,
             access_log: spec.sidecar.access_log,
+            policy_origin: spec.traffic.policy_origin,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Policy objects, the seal of each Git source, and what is in force (DESIGN, rule 3).
 //!
 //! ```text
-//!  objects without a source ─────────────────────────────────────────────┐
+//!  objects without a source ── if the MeshConfig lets them count ────────┐
 //!  objects of a source ──┐                                               ├─▶ in force
 //!  inventory of a source ┴─ all there with their hash? ─▶ sealed set ────┘
 //!                           not (yet): the last sealed set stays
@@ -10,10 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::labels;
+use crds::mesh_config::PolicyOrigin;
 
 use super::What;
 use crate::ingest::{PolicyPart, SourcePart};
 use crate::object::{Kind, Object, ObjectRef};
+use crate::settings::Settings;
 
 /// A PolicySource: namespace and name.
 pub(super) type SourceName = (String, String);
@@ -84,7 +86,7 @@ impl Policies {
         key: ObjectRef,
         part: PolicyPart,
         object: &Object,
-        system: &str,
+        settings: &Settings,
     ) -> BTreeSet<What> {
         let source = object.label(labels::SOURCE).map(|label| (source_name(label), content_hash(object)));
         let new = Seen { source, part };
@@ -93,15 +95,15 @@ impl Policies {
         }
         let sources = new.source.iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>();
         let old = self.seen.insert(key.clone(), new);
-        self.after(key, old, sources, system)
+        self.after(key, old, sources, settings)
     }
 
-    pub(super) fn remove(&mut self, key: &ObjectRef, system: &str) -> BTreeSet<What> {
+    pub(super) fn remove(&mut self, key: &ObjectRef, settings: &Settings) -> BTreeSet<What> {
         let old = self.seen.remove(key);
         if old.is_none() {
             return BTreeSet::new();
         }
-        self.after(key.clone(), old, BTreeSet::new(), system)
+        self.after(key.clone(), old, BTreeSet::new(), settings)
     }
 
     /// Settles what one object changed: the sets of the sources that it belonged and belongs to, and itself.
@@ -110,7 +112,7 @@ impl Policies {
         key: ObjectRef,
         old: Option<Seen>,
         mut sources: BTreeSet<SourceName>,
-        system: &str,
+        settings: &Settings,
     ) -> BTreeSet<What> {
         sources.extend(old.and_then(|old| old.source).map(|(name, _)| name));
         // A sealed object whose label was taken away still belongs to its source.
@@ -118,9 +120,9 @@ impl Policies {
         sources.extend(holders.map(|(name, _)| name.clone()));
         let mut touched = BTreeSet::from([key]);
         for name in sources {
-            touched.extend(self.reseal(&name, system));
+            touched.extend(self.reseal(&name, settings));
         }
-        let mut what = self.settle(touched);
+        let mut what = self.settle(touched, settings);
         what.insert(What::Problems);
         what
     }
@@ -129,7 +131,7 @@ impl Policies {
         &mut self,
         key: &ObjectRef,
         part: Option<&SourcePart>,
-        system: &str,
+        settings: &Settings,
     ) -> BTreeSet<What> {
         let name = (key.namespace.clone(), key.name.clone());
         let source = self.sources.entry(name.clone()).or_default();
@@ -139,48 +141,51 @@ impl Policies {
         }
         source.exists = part.is_some();
         source.inventory = inventory;
-        let touched = self.reseal(&name, system);
+        let touched = self.reseal(&name, settings);
         if self.sources.get(&name).is_some_and(|source| !source.exists && source.sealed.is_empty()) {
             self.sources.remove(&name);
         }
-        let mut what = self.settle(touched);
+        let mut what = self.settle(touched, settings);
         what.insert(What::Problems);
         what
     }
 
-    pub(super) fn synced(&mut self, system: &str) -> BTreeSet<What> {
+    pub(super) fn synced(&mut self, settings: &Settings) -> BTreeSet<What> {
         if self.synced {
             return BTreeSet::new();
         }
         self.synced = true;
         for (name, source) in self.sources.iter_mut().filter(|(_, source)| !source.sealed_once) {
-            let wanted = source.inventory.iter().flatten().filter(|(key, _)| may_hold(name, key, system));
+            let wanted =
+                source.inventory.iter().flatten().filter(|(key, _)| may_hold(name, key, &settings.namespace));
             let found =
                 wanted.filter_map(|(key, hash)| Some((key.clone(), found(&self.seen, source, key, hash)?)));
             source.sealed = found.collect();
         }
-        self.reseal_all(system)
+        self.reseal_all(settings)
     }
 
-    pub(super) fn reseal_all(&mut self, system: &str) -> BTreeSet<What> {
+    pub(super) fn reseal_all(&mut self, settings: &Settings) -> BTreeSet<What> {
         let names: Vec<_> = self.sources.keys().cloned().collect();
         let mut touched: BTreeSet<_> = self.seen.keys().chain(self.in_force.keys()).cloned().collect();
         for name in names {
-            touched.extend(self.reseal(&name, system));
+            touched.extend(self.reseal(&name, settings));
         }
-        self.settle(touched)
+        self.settle(touched, settings)
     }
 
     /// Swaps the sealed set of a source if the whole of its inventory has been seen. Returns what may be different.
-    fn reseal(&mut self, name: &SourceName, system: &str) -> BTreeSet<ObjectRef> {
+    fn reseal(&mut self, name: &SourceName, settings: &Settings) -> BTreeSet<ObjectRef> {
         let Some(source) = self.sources.get_mut(name) else { return BTreeSet::new() };
         let mut next = BTreeMap::new();
         if !source.exists {
-            // Nobody answers for the set any more. What is deleted now is gone; edits still do not count.
+            // Nobody answers for the set any more. What is deleted now is gone, and what lost the label is its author's;
+            // edits of the rest still do not count.
             next = source.sealed.clone();
-            next.retain(|key, _| self.seen.contains_key(key));
+            let of = |seen: &Seen| seen.source.as_ref().is_some_and(|(other, _)| other == name);
+            next.retain(|key, _| self.seen.get(key).is_some_and(of));
         } else if let Some(inventory) = &source.inventory {
-            for (key, hash) in inventory.iter().filter(|(key, _)| may_hold(name, key, system)) {
+            for (key, hash) in inventory.iter().filter(|(key, _)| may_hold(name, key, &settings.namespace)) {
                 match found(&self.seen, source, key, hash) {
                     Some(one) => next.insert(key.clone(), one),
                     None => return BTreeSet::new(),
@@ -195,12 +200,12 @@ impl Policies {
     }
 
     /// Brings `in_force` up to date for these objects.
-    fn settle(&mut self, touched: BTreeSet<ObjectRef>) -> BTreeSet<What> {
+    fn settle(&mut self, touched: BTreeSet<ObjectRef>, settings: &Settings) -> BTreeSet<What> {
         let mut what = BTreeSet::new();
         for key in touched {
-            let sealed =
-                self.sources.values().find_map(|source| source.sealed.get(&key).map(|(_, part)| part));
-            let free = || self.seen.get(&key).filter(|seen| seen.source.is_none()).map(|seen| &seen.part);
+            let holder = self.holders(&key, &settings.namespace).next();
+            let sealed = holder.and_then(|name| self.sources[name].sealed.get(&key)).map(|(_, part)| part);
+            let free = || self.free(&key, settings).map(|seen| &seen.part);
             let new = sealed.or_else(free).cloned();
             if self.in_force.get(&key) == new.as_ref() {
                 continue;
@@ -212,6 +217,40 @@ impl Policies {
             };
         }
         what
+    }
+
+    /// The sources whose sets in force hold an object: the platform's first, whose word counts, then by name.
+    pub(super) fn holders(&self, key: &ObjectRef, system: &str) -> impl Iterator<Item = &SourceName> {
+        let holding = self.sources.iter().filter(|(_, source)| source.sealed.contains_key(key));
+        let mut names: Vec<_> = holding.map(|(name, _)| name).collect();
+        names.sort_by_key(|name| (name.0 != system, *name));
+        names.into_iter()
+    }
+
+    /// An object that somebody wrote by hand, if such objects count.
+    fn free(&self, key: &ObjectRef, settings: &Settings) -> Option<&Seen> {
+        let count = match settings.policy_origin {
+            PolicyOrigin::Any => true,
+            PolicyOrigin::Sources => false,
+        };
+        self.seen.get(key).filter(|seen| count && seen.source.is_none())
+    }
+
+    /// Objects that no source answers for and that count for nothing because of that.
+    pub(super) fn homeless(&self, settings: &Settings) -> impl Iterator<Item = &ObjectRef> {
+        let all = self.seen.iter().filter(|_| settings.policy_origin == PolicyOrigin::Sources);
+        all.filter(|(key, seen)| seen.source.is_none() && !self.in_force.contains_key(*key))
+            .map(|(key, _)| key)
+    }
+
+    /// Sources of which a whole commit has never been seen.
+    pub(super) fn unsealed(&self, settings: &Settings) -> impl Iterator<Item = &SourceName> {
+        let open = self.sources.iter().filter(|(_, source)| source.exists && !source.sealed_once);
+        let inventory = open.filter(|(name, source)| {
+            let mut keys = source.inventory.iter().flatten().map(|(key, _)| key);
+            keys.any(|key| may_hold(name, key, &settings.namespace))
+        });
+        inventory.map(|(name, _)| name)
     }
 }
 

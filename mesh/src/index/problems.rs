@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::policies::{Source, SourceName, may_hold};
-use super::{Mesh, Space, osm_problems};
+use super::{Mesh, Space, osm_problems, seal_problems};
 use crate::ingest::{ModePart, PolicyPart, Protocol, RoutesPart, RuleRef, SplitPart, TargetPart};
 use crate::object::{Kind, ObjectRef};
 use crate::problem::{Problem, Reason};
@@ -22,10 +21,7 @@ pub(super) fn problems(mesh: &Mesh) -> Vec<Problem> {
             PolicyPart::Routes(_) => {}
         }
     }
-    for (name, source) in &mesh.policies.sources {
-        seal(mesh, name, source, &mut found);
-    }
-    unsealed(mesh, &mut found);
+    seal_problems::all(mesh, &mut found);
     for (namespace, space) in mesh.spaces() {
         protocols(mesh, namespace, space, &mut found);
     }
@@ -168,57 +164,6 @@ fn mode(mesh: &Mesh, key: &ObjectRef, part: &ModePart, found: &mut BTreeSet<Prob
                 format!("MeshPolicy {} says otherwise for the same pods; the stricter one wins", other.name);
             found.insert(Problem::new(key, "spec", Reason::Conflict, message));
         }
-    }
-}
-
-fn seal(mesh: &Mesh, name: &SourceName, source: &Source, found: &mut BTreeSet<Problem>) {
-    let key = ObjectRef::new(Kind::PolicySource, &name.0, &name.1);
-    let Some(inventory) = source.inventory.as_ref().filter(|_| source.exists) else { return };
-    for entry in inventory.keys().filter(|entry| !may_hold(name, entry, &mesh.settings.namespace)) {
-        let message =
-            format!("{entry} is not in namespace {}, which is all that this source may fill", name.0);
-        found.insert(Problem::new(&key, "status.inventory", Reason::ForeignNamespace, message));
-    }
-    let open = |(entry, hash): &(&ObjectRef, &String)| {
-        may_hold(name, entry, &mesh.settings.namespace)
-            && source.sealed.get(*entry).is_none_or(|(sealed, _)| sealed != *hash)
-    };
-    let open: Vec<_> = inventory.iter().filter(open).map(|(entry, _)| entry.to_string()).collect();
-    if let Some(first) = open.first() {
-        let message = format!(
-            "{} of {} objects of the sealed commit have not been seen with their sealed content, first {first}; \
-             the last complete commit stays in force until they are put back",
-            open.len(),
-            inventory.len()
-        );
-        found.insert(Problem::new(&key, "status.inventory", Reason::SealIncomplete, message));
-    }
-}
-
-/// Objects that carry a source's label, but not what its sealed commit says.
-fn unsealed(mesh: &Mesh, found: &mut BTreeSet<Problem>) {
-    for (key, seen) in &mesh.policies.seen {
-        let Some((name, hash)) = &seen.source else { continue };
-        let source = mesh.policies.sources.get(name).filter(|source| source.exists);
-        let listed =
-            source.and_then(|source| source.inventory.as_ref()).and_then(|inventory| inventory.get(key));
-        let message = match (source, listed) {
-            (_, Some(listed)) if listed == hash => continue,
-            (None, _) => format!(
-                "its PolicySource {}/{} does not exist; remove the label or the object",
-                name.0, name.1
-            ),
-            (Some(_), None) => format!(
-                "the sealed commit of PolicySource {}/{} does not hold it, so it does not count; commit it to Git",
-                name.0, name.1
-            ),
-            (Some(_), Some(_)) => format!(
-                "it was changed by hand and differs from the sealed commit of PolicySource {}/{}, whose version \
-                 stays in force; make the change in Git",
-                name.0, name.1
-            ),
-        };
-        found.insert(Problem::new(key, "metadata.labels", Reason::NotSealed, message));
     }
 }
 

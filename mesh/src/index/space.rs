@@ -1,9 +1,11 @@
 //! Pods, services and slices of one namespace, and which pods are behind a service.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::What;
-use crate::ingest::{EndpointPart, Flavour, PodPart, ServicePart, SlicePart, TargetPort};
+use super::listing::{Addresses, Listing};
+use crate::ingest::{EndpointPart, Flavour, PodPart, ServicePart, Serving, SlicePart, TargetPort};
 
 /// One namespace.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +22,11 @@ pub(crate) struct Space {
     pub(crate) behind: BTreeMap<String, BTreeSet<String>>,
     /// Pod to the services that it is behind: the same, the other way round.
     fronts: BTreeMap<String, BTreeSet<String>>,
+    /// Endpoints of services without a selector, kept up to date by the setters.
+    listing: Listing,
+    addresses: Addresses,
+    /// Endpoints of services without a selector that were looked at so far.
+    pub(super) looked: u64,
 }
 
 impl Space {
@@ -67,7 +74,14 @@ impl Space {
         if self.pods.get(name) == part.as_ref() {
             return BTreeSet::new();
         }
+        if let Some(new) = &part
+            && let Some(old) = self.pods.get(name)
+            && *new == (PodPart { serving: new.serving, ..old.clone() })
+        {
+            return self.set_serving(namespace, name, new.serving);
+        }
         let mut what = BTreeSet::from([What::Pod { namespace: namespace.to_owned(), name: name.to_owned() }]);
+        let mut moved = Vec::new();
         let selecting = self.services.iter().filter(|(_, service)| !service.selector.is_empty());
         for (service, ServicePart { selector, .. }) in selecting {
             let picked = part.as_ref().is_some_and(|pod| picks(selector, &pod.labels));
@@ -75,34 +89,105 @@ impl Space {
             if picked || was {
                 what.insert(What::Service { namespace: namespace.to_owned(), name: service.clone() });
             }
-            if picked && !was {
-                self.behind.entry(service.clone()).or_default().insert(name.to_owned());
-                self.fronts.entry(name.to_owned()).or_default().insert(service.clone());
-            } else if was && !picked {
-                self.behind.entry(service.clone()).or_default().remove(name);
-                self.fronts.entry(name.to_owned()).or_default().remove(service);
+            if picked != was {
+                moved.push((service.clone(), picked));
             }
         }
+        for (service, picked) in moved {
+            self.put_behind(&service, name, picked);
+        }
+        let listing = self.relist(name, part);
+        what.extend(listing.into_iter().map(|name| What::Service { namespace: namespace.to_owned(), name }));
+        what
+    }
+
+    /// Only whether a pod takes calls may be different: nobody but the callers of its services has to know, and these
+    /// only if its slices do not say the same already.
+    fn set_serving(&mut self, namespace: &str, name: &str, serving: Serving) -> BTreeSet<What> {
+        let Some(pod) = self.pods.get(name) else { return BTreeSet::new() };
+        let new = PodPart { serving, ..pod.clone() };
+        let services = self.fronts.get(name).into_iter().flatten();
+        let judged = |service: &String, pod: &PodPart| -> Vec<bool> {
+            let slices = self.slices_of(service);
+            let named = slices.flat_map(|slice| slice.endpoints.iter().map(move |one| (slice, one)));
+            let own = named.filter(|(_, one)| one.pod == name || pod.addresses.contains(&one.address));
+            own.map(|(slice, one)| slice.takes_calls(one, pod)).collect()
+        };
+        let different = services.filter(|service| judged(service, pod) != judged(service, &new));
+        let endpoints =
+            |service: &String| What::Endpoints { namespace: namespace.to_owned(), service: service.clone() };
+        let what = different.map(endpoints).collect();
+        self.pods.insert(name.to_owned(), new);
+        what
+    }
+
+    /// Takes or forgets a pod, and finds the services without a selector that lead to it, now or before. Only those that
+    /// name it or one of its addresses are looked at.
+    fn relist(&mut self, name: &str, part: Option<PodPart>) -> BTreeSet<String> {
+        let old = self.pods.get(name);
+        let addresses: BTreeSet<IpAddr> = [old, part.as_ref()]
+            .into_iter()
+            .flatten()
+            .flat_map(|pod| pod.addresses.iter().copied())
+            .collect();
+        self.addresses.set(name, old, part.as_ref());
+        // Those who have an address instead of this pod, now or before.
+        let others = addresses.iter().flat_map(|address| self.addresses.pods(*address));
+        let pods: BTreeSet<String> = others.cloned().chain([name.to_owned()]).collect();
         match part {
             Some(part) => self.pods.insert(name.to_owned(), part),
             None => self.pods.remove(name),
         };
-        let listing = self.services.iter().filter(|(_, service)| service.selector.is_empty());
-        let listing: Vec<_> = listing.map(|(service, _)| service.clone()).collect();
-        for service in listing {
-            let was = self.is_behind(&service, name);
-            if self.list(&service) || was || self.is_behind(&service, name) {
-                what.insert(What::Service { namespace: namespace.to_owned(), name: service });
+        let mut touched = BTreeSet::new();
+        for service in self.listing.services(name, addresses) {
+            for pod in &pods {
+                let (leads, was) = (self.leads(&service, pod), self.is_behind(&service, pod));
+                if leads != was {
+                    self.put_behind(&service, pod, leads);
+                }
+                if leads != was || (leads && pod == name) {
+                    touched.insert(service.clone());
+                }
             }
         }
-        what
+        touched
+    }
+
+    /// Whether a service without a selector leads to a pod.
+    fn leads(&mut self, service: &str, pod: &str) -> bool {
+        let addresses = self.pods.get(pod).into_iter().flat_map(|pod| pod.addresses.iter().copied());
+        let own = self.listing.endpoints(service, pod, addresses);
+        let mut looked = 0;
+        let leads =
+            own.inspect(|_| looked += 1).filter_map(|one| self.pod_of(one)).any(|(found, _)| found == pod);
+        self.looked += looked;
+        leads
+    }
+
+    fn put_behind(&mut self, service: &str, pod: &str, is: bool) {
+        let (pods, services) = (
+            self.behind.entry(service.to_owned()).or_default(),
+            self.fronts.entry(pod.to_owned()).or_default(),
+        );
+        if is {
+            pods.insert(pod.to_owned());
+            services.insert(service.to_owned());
+        } else {
+            pods.remove(pod);
+            services.remove(service);
+        }
+        if services.is_empty() {
+            self.fronts.remove(pod);
+        }
     }
 
     /// Finds the pods behind a service without a selector; says whether they are others now.
     fn list(&mut self, service: &str) -> bool {
-        let endpoints = self.slices_of(service).flat_map(|slice| &slice.endpoints);
-        let pods: BTreeSet<_> =
-            endpoints.filter_map(|endpoint| self.pod_of(endpoint)).map(|(name, _)| name.to_owned()).collect();
+        let endpoints: Vec<_> = self.slices_of(service).flat_map(|slice| &slice.endpoints).collect();
+        let looked = endpoints.len() as u64;
+        let found = endpoints.into_iter().filter_map(|endpoint| self.pod_of(endpoint));
+        let pods: BTreeSet<_> = found.map(|(name, _)| name.to_owned()).collect();
+        self.looked += looked;
         let was = self.set_behind(service, Some(pods));
         was.as_ref() != self.behind.get(service)
     }
@@ -110,9 +195,9 @@ impl Space {
     /// The pod that an endpoint is: the one that it names, else the one that has its address. A pod that has run to
     /// its end may have an address that another pod has now.
     pub(crate) fn pod_of(&self, endpoint: &EndpointPart) -> Option<(&str, &PodPart)> {
-        let mut pods = self.pods.iter().filter(|(_, pod)| !pod.finished);
         let found = if endpoint.pod.is_empty() {
-            pods.find(|(_, pod)| pod.addresses.contains(&endpoint.address))
+            let pods = self.addresses.pods(endpoint.address);
+            pods.filter_map(|name| self.pods.get_key_value(name)).find(|(_, pod)| !pod.finished)
         } else {
             self.pods.get_key_value(&endpoint.pod)
         };
@@ -134,6 +219,7 @@ impl Space {
         if [old, part.as_ref().map(|part| part.flavour)].contains(&Some(Flavour::Headless)) {
             what.extend(self.headless(namespace));
         }
+        self.index_slices(name, part.as_ref().is_some_and(|part| part.selector.is_empty()));
         match part {
             Some(part) => {
                 if part.selector.is_empty() {
@@ -153,6 +239,19 @@ impl Space {
         what
     }
 
+    /// Remembers, or forgets, where the slices of a service lead.
+    fn index_slices(&mut self, service: &str, wanted: bool) {
+        let was = self.lists(service);
+        for name in self.slices_of.get(service).into_iter().flatten().filter(|_| was != wanted) {
+            let Some(slice) = self.slices.get(name) else { continue };
+            if wanted { self.listing.add(name, slice) } else { self.listing.remove(name, slice) }
+        }
+    }
+
+    fn lists(&self, service: &str) -> bool {
+        self.services.get(service).is_some_and(|part| part.selector.is_empty())
+    }
+
     pub(super) fn set_slice(
         &mut self,
         namespace: &str,
@@ -162,25 +261,45 @@ impl Space {
         if self.slices.get(name) == part.as_ref() {
             return BTreeSet::new();
         }
-        let new = part.as_ref().map(|part| part.service.clone());
-        let old = match part {
-            Some(part) => self.slices.insert(name.to_owned(), part),
-            None => self.slices.remove(name),
-        };
-        if let Some(old) = &old
-            && let Some(slices) = self.slices_of.get_mut(&old.service)
-        {
+        let same = part.as_ref().is_some_and(|part| self.says_the_same(name, part));
+        let mut services = self.take_slice(name);
+        if let Some(part) = part {
+            services.insert(part.service.clone());
+            if self.lists(&part.service) {
+                self.listing.add(name, &part);
+            }
+            self.slices_of.entry(part.service.clone()).or_default().insert(name.to_owned());
+            self.slices.insert(name.to_owned(), part);
+        }
+        let services = services.into_iter().filter(|service| !same && !service.is_empty());
+        services.flat_map(|service| self.slice_changed(namespace, service)).collect()
+    }
+
+    /// Forgets a slice; returns its service.
+    fn take_slice(&mut self, name: &str) -> BTreeSet<String> {
+        let Some(old) = self.slices.remove(name) else { return BTreeSet::new() };
+        self.listing.remove(name, &old);
+        if let Some(slices) = self.slices_of.get_mut(&old.service) {
             slices.remove(name);
             if slices.is_empty() {
                 self.slices_of.remove(&old.service);
             }
         }
-        if let Some(service) = &new {
-            self.slices_of.entry(service.clone()).or_default().insert(name.to_owned());
-        }
-        let services: BTreeSet<_> =
-            old.map(|old| old.service).into_iter().chain(new).filter(|service| !service.is_empty()).collect();
-        services.into_iter().flat_map(|service| self.slice_changed(namespace, service)).collect()
+        BTreeSet::from([old.service])
+    }
+
+    /// Whether callers see a slice as the one before it, whatever it says of its pods: they say it themselves.
+    fn says_the_same(&self, name: &str, new: &SlicePart) -> bool {
+        let Some(old) = self.slices.get(name) else { return false };
+        let judged = |slice: &SlicePart| -> BTreeSet<(IpAddr, String, Option<bool>)> {
+            let endpoints = slice.endpoints.iter().map(|one| {
+                let takes_calls = self.pod_of(one).map(|(_, pod)| slice.takes_calls(one, pod));
+                (one.address, one.pod.clone(), takes_calls)
+            });
+            endpoints.collect()
+        };
+        (&old.service, &old.ports, &old.addresses) == (&new.service, &new.ports, &new.addresses)
+            && judged(old) == judged(new)
     }
 
     /// A headless service is dialed by what its slices say, and one without a selector leads to it.

@@ -9,14 +9,17 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::part::{
-    EndpointPart, Flavour, NamespacePart, PodPart, Protocol, ServicePart, ServicePortPart, SlicePart,
-    TargetPort,
+    EndpointPart, Flavour, NamespacePart, PodPart, Protocol, ServicePart, ServicePortPart, Serving,
+    SliceAuthor, SlicePart, TargetPort, Word,
 };
 use super::{About, is_name};
 use crate::problem::Problem;
 
 /// Label of a slice that names its service (Kubernetes, EndpointSlices).
 const SLICE_SERVICE: &str = "kubernetes.io/service-name";
+/// Label of a slice that names who keeps it up to date, and what it says where Kubernetes itself does.
+const SLICE_MANAGER: (&str, &str) =
+    ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
 
 pub(super) fn namespace(object: &Namespace) -> NamespacePart {
     let labels = object.metadata.labels.as_ref();
@@ -41,7 +44,7 @@ pub(super) fn pod(object: &Pod) -> PodPart {
         revision: label(labels::REVISION),
         terminating: object.metadata.deletion_timestamp.is_some(),
         finished: matches!(phase, Some("Succeeded" | "Failed")),
-        swapping: sidecar && swapping(object).unwrap_or(false),
+        serving: serving(object, sidecar),
         ports: containers.iter().flat_map(named_ports).collect(),
         addresses: addresses(object),
         labels,
@@ -56,6 +59,16 @@ fn addresses(object: &Pod) -> BTreeSet<IpAddr> {
     let Some(status) = &object.status else { return BTreeSet::new() };
     let listed = status.pod_ips.iter().flatten().map(|one| &one.ip).chain(&status.pod_ip);
     listed.filter_map(|address| address.parse().ok()).collect()
+}
+
+fn serving(object: &Pod, sidecar: bool) -> Serving {
+    let conditions = object.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    if conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True") {
+        return Serving::Ready;
+    }
+    let swapping = sidecar && swapping(object).unwrap_or(false);
+    if swapping { Serving::Swapping } else { Serving::Unready }
 }
 
 /// For about a second in each upgrade in place, the kubelet reports a pod as not ready because the container of an idle
@@ -157,10 +170,13 @@ fn known_protocol(name: &str) -> Option<Protocol> {
 }
 
 pub(super) fn slice(object: &EndpointSlice) -> SlicePart {
-    let service = object.metadata.labels.as_ref().and_then(|labels| labels.get(SLICE_SERVICE));
+    let label = |key: &str| object.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+    let service = label(SLICE_SERVICE);
+    let derived = label(SLICE_MANAGER.0).is_some_and(|manager| manager == SLICE_MANAGER.1);
     let ports = object.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
     SlicePart {
         service: service.cloned().unwrap_or_default(),
+        author: if derived { SliceAuthor::Kubernetes } else { SliceAuthor::Other },
         ports: ports
             .filter_map(|port| Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok()?)))
             .collect(),
@@ -174,22 +190,29 @@ pub(super) fn slice(object: &EndpointSlice) -> SlicePart {
     }
 }
 
-/// An endpoint takes calls when it is ready (unknown counts as ready, as in Kubernetes) and not terminating. One that
-/// refers to something else than a pod is not ours.
+/// An endpoint of which nobody says whether it is ready counts as ready, as in Kubernetes. One that refers to something
+/// else than a pod is not ours.
 fn endpoint(endpoint: &Endpoint) -> Option<EndpointPart> {
     let conditions = endpoint.conditions.as_ref();
     let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
     let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
-    let pod = match &endpoint.target_ref {
-        None => String::new(),
-        Some(target) if target.kind.as_deref() == Some("Pod") => target.name.clone()?,
+    let (pod, uid) = match &endpoint.target_ref {
+        None => (String::new(), String::new()),
+        Some(target) if target.kind.as_deref() == Some("Pod") => {
+            (target.name.clone()?, target.uid.clone().unwrap_or_default())
+        }
         Some(_) => return None,
+    };
+    let word = match (terminating, ready) {
+        (true, _) => Word::Terminating,
+        (false, true) => Word::Ready,
+        (false, false) => Word::Unready,
     };
     // Only the first address counts (Kubernetes, discovery.k8s.io/v1 Endpoint). An address that no pod of the
     // cluster can have would lead the sidecar back to itself.
     let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
     let usable = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
-    usable.then_some(EndpointPart { address, pod, takes_calls: ready && !terminating })
+    usable.then_some(EndpointPart { address, pod, uid, word })
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {

@@ -71,15 +71,26 @@ pub struct PodPart {
     pub terminating: bool,
     /// Whether it has run to its end.
     pub finished: bool,
-    /// Whether it takes calls even while Kubernetes says that it isn't ready: it has two slots for its sidecar, one is
-    /// being replaced, and everything else is ready.
-    pub swapping: bool,
+    /// Whether it takes calls, by its own status.
+    pub serving: Serving,
     /// Labels, for selectors.
     pub labels: BTreeMap<String, String>,
     /// Named TCP ports of its containers.
     pub ports: BTreeMap<String, u16>,
     /// Its addresses; none before it has any.
     pub addresses: BTreeSet<IpAddr>,
+}
+
+/// Whether a pod takes calls, as its own status says.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serving {
+    /// It is ready.
+    Ready,
+    /// It takes calls even while Kubernetes says that it isn't ready: it has two slots for its sidecar, one is being
+    /// replaced, and everything else is ready.
+    Swapping,
+    /// It does not say so.
+    Unready,
 }
 
 /// What is kept of a Service.
@@ -184,12 +195,23 @@ pub enum Carried {
 pub struct SlicePart {
     /// The service that it belongs to.
     pub service: String,
+    /// Who says which endpoints take calls.
+    pub author: SliceAuthor,
     /// Port name of the service to port of the pods.
     pub ports: BTreeMap<String, u16>,
     /// Its endpoints.
     pub endpoints: BTreeSet<EndpointPart>,
     /// Addresses of all endpoints, those that take no calls included: they may still make some.
     pub addresses: BTreeSet<IpAddr>,
+}
+
+/// Who wrote a slice.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SliceAuthor {
+    /// Kubernetes, which derives it from the pods: what it says of a pod is never newer than the pod itself.
+    Kubernetes,
+    /// Somebody else, who may have reasons of their own.
+    Other,
 }
 
 /// One endpoint.
@@ -199,8 +221,21 @@ pub struct EndpointPart {
     pub address: IpAddr,
     /// Name of the pod; empty when a person wrote the address only.
     pub pod: String,
-    /// Whether it takes new calls.
-    pub takes_calls: bool,
+    /// Uid of the pod; empty when nobody said.
+    pub uid: String,
+    /// What the slice says of it.
+    pub word: Word,
+}
+
+/// What a slice says of an endpoint.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Word {
+    /// It takes calls.
+    Ready,
+    /// It takes none.
+    Unready,
+    /// It takes none and never will again: its pod is being deleted.
+    Terminating,
 }
 
 /// A service account, which is what TrafficTargets and certificates speak of.

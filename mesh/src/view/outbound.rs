@@ -217,7 +217,7 @@ pub(crate) fn endpoints<'a>(
     port: &ServicePortPart,
 ) -> Vec<(&'a str, &'a PodPart, SocketAddr)> {
     let all = listed(mesh, space, service, port).into_iter();
-    let ready = all.filter(|(takes_calls, _, pod, _)| *takes_calls && !pod.terminating);
+    let ready = all.filter(|(takes_calls, ..)| *takes_calls);
     ready.map(|(_, name, pod, address)| (name, pod, address)).collect()
 }
 
@@ -232,13 +232,11 @@ pub(super) fn listed<'a>(
     let slices = space.slices_of(service);
     let slices = slices.filter_map(|slice| Some((slice, *slice.ports.get(&port.name)?)));
     let endpoints =
-        slices.flat_map(|(slice, number)| slice.endpoints.iter().map(move |endpoint| (endpoint, number)));
-    let meshed = endpoints.filter_map(|(endpoint, number)| {
+        slices.flat_map(|(slice, number)| slice.endpoints.iter().map(move |one| (slice, one, number)));
+    let meshed = endpoints.filter_map(|(slice, endpoint, number)| {
         let (name, pod) = space.pod_of(endpoint)?;
         let ours = pods.contains_key(name);
-        ours.then(|| {
-            (endpoint.takes_calls || pod.swapping, name, pod, SocketAddr::new(endpoint.address, number))
-        })
+        ours.then(|| (slice.takes_calls(endpoint, pod), name, pod, SocketAddr::new(endpoint.address, number)))
     });
     meshed.collect()
 }

@@ -185,7 +185,7 @@ fn a_pod_whose_idle_slot_starts_anew_goes_on_taking_calls() {
         });
         let object: k8s_openapi::api::core::v1::Pod = serde_json::from_value(value).unwrap();
         let Part::Pod(part) = ingest(&object.into()).unwrap() else { panic!() };
-        part.swapping
+        part.serving == mesh::ingest::Serving::Swapping
     };
     let (a, b) = ("meshwright-proxy", "meshwright-proxy-b");
     assert!(swapping(&[(a, true), (b, false), ("app", true)], Value::Null));
@@ -219,7 +219,7 @@ fn endpoints_say_whether_they_take_calls() {
     let object: k8s_openapi::api::discovery::v1::EndpointSlice = serde_json::from_value(value).unwrap();
     let Part::EndpointSlice(part) = ingest(&object.into()).unwrap() else { panic!() };
     let kept = |wanted: bool| -> Vec<_> {
-        let all = part.endpoints.iter().filter(|one| one.takes_calls == wanted);
+        let all = part.endpoints.iter().filter(|one| (one.word == mesh::ingest::Word::Ready) == wanted);
         all.map(|EndpointPart { address, pod, .. }| format!("{address} {pod}")).collect()
     };
     assert_eq!(kept(true), ["10.0.0.1 10.0.0.1", "10.0.0.2 10.0.0.2", "10.0.0.9 "]);

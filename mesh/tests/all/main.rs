@@ -18,4 +18,5 @@ mod render;
 mod seal;
 mod services;
 mod view;
+mod watches;
 mod world;
