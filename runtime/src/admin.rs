@@ -1,14 +1,16 @@
 //! The admin port: `/metrics`, `/livez`, `/readyz`, `/debug/state`.
 //!
-//! Plain HTTP and no secret: whatever `/debug/state` shows must be fit for anybody who can reach the pod.
+//! Plain HTTP. Whoever can reach the pod may ask for health and metrics, which name no object of a tenant: labels are of
+//! fixed sets. `/debug/state` names all of them, so that it answers over loopback only: to whoever may run something in the
+//! pod, or forward a port of it (`kubectl port-forward`).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{ConnectInfo, State};
+use axum::http::{Extensions, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use parking_lot::Mutex;
@@ -68,6 +70,7 @@ impl Readiness {
 pub struct Admin {
     registry: Arc<Registry>,
     readiness: Readiness,
+    live: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     state: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
 }
 
@@ -78,14 +81,20 @@ impl Admin {
         readiness: Readiness,
         state: impl Fn() -> serde_json::Value + Send + Sync + 'static,
     ) -> Self {
-        Self { registry: Arc::new(registry), readiness, state: Arc::new(state) }
+        Self { registry: Arc::new(registry), readiness, live: Arc::new(|| Ok(())), state: Arc::new(state) }
+    }
+
+    /// `/livez` says what `live` says, for every probe: an error that only a restart mends.
+    #[must_use]
+    pub fn live_while(self, live: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self { live: Arc::new(live), ..self }
     }
 
     /// The routes, for daemons that serve them on a port of their own making.
     pub fn router(self) -> Router {
         Router::new()
             .route("/metrics", get(metrics))
-            .route("/livez", get(|| async { "ok\n" }))
+            .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .route("/debug/state", get(debug_state))
             .with_state(self)
@@ -98,7 +107,8 @@ impl Admin {
     pub async fn serve(self, address: SocketAddr, stop: CancellationToken) -> std::io::Result<()> {
         let listener = tokio::net::TcpListener::bind(address).await?;
         tracing::info!(%address, "admin port");
-        axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await
+        let service = self.router().into_make_service_with_connect_info::<SocketAddr>();
+        axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 }
 
@@ -110,13 +120,26 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
 }
 
+async fn livez(State(admin): State<Admin>) -> Response {
+    match (admin.live)() {
+        Ok(()) => "ok\n".into_response(),
+        Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")).into_response(),
+    }
+}
+
 async fn readyz(State(admin): State<Admin>) -> Response {
     let missing = admin.readiness.missing();
     let code = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, axum::Json(serde_json::json!({"ready": missing.is_empty(), "waiting": missing}))).into_response()
 }
 
-async fn debug_state(State(admin): State<Admin>) -> Response {
+async fn debug_state(State(admin): State<Admin>, extensions: Extensions) -> Response {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+    if peer.is_none_or(|ConnectInfo(address)| !address.ip().to_canonical().is_loopback()) {
+        let message =
+            "only over loopback: forward the port of the pod (kubectl port-forward), then ask localhost\n";
+        return (StatusCode::FORBIDDEN, message).into_response();
+    }
     axum::Json((admin.state)()).into_response()
 }
 
@@ -130,7 +153,14 @@ mod tests {
     use tower::ServiceExt;
 
     async fn get_path(admin: &Admin, path: &str) -> (StatusCode, String, String) {
-        let request = Request::get(path).body(Body::empty()).unwrap();
+        get_from(admin, path, Some("127.0.0.1:1")).await
+    }
+
+    async fn get_from(admin: &Admin, path: &str, peer: Option<&str>) -> (StatusCode, String, String) {
+        let mut request = Request::get(path).body(Body::empty()).unwrap();
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(ConnectInfo::<SocketAddr>(peer.parse().unwrap()));
+        }
         let response = admin.clone().router().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let kind = parts.headers[header::CONTENT_TYPE].to_str().unwrap().to_owned();
@@ -149,6 +179,9 @@ mod tests {
         readiness.ready("caches");
         assert_eq!(get_path(&admin, "/readyz").await.0, StatusCode::OK);
         assert_eq!(get_path(&admin, "/livez").await.0, StatusCode::OK);
+        let dead = admin.live_while(|| Err("a thread has died".to_owned()));
+        let (code, _, text) = get_path(&dead, "/livez").await;
+        assert_eq!((code, text.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, "a thread has died\n"));
     }
 
     #[tokio::test]
@@ -162,5 +195,45 @@ mod tests {
         assert_eq!((code, kind.as_str()), (StatusCode::OK, OPEN_METRICS));
         assert!(text.contains("things_total 1") && text.ends_with("# EOF\n"), "{text}");
         assert_eq!(get_path(&admin, "/debug/state").await.2, r#"{"a":1}"#);
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_told_nothing_of_the_state() {
+        let admin =
+            Admin::new(Registry::default(), Readiness::new(), || serde_json::json!({"tenant": "secret"}));
+        for stranger in [None, Some("10.0.0.7:1"), Some("[fd00::7]:1"), Some("[::ffff:10.0.0.7]:1")] {
+            let (code, _, text) = get_from(&admin, "/debug/state", stranger).await;
+            assert_eq!(code, StatusCode::FORBIDDEN, "{stranger:?}");
+            assert!(!text.contains("secret"), "{text}");
+            assert_eq!(get_from(&admin, "/livez", stranger).await.0, StatusCode::OK);
+            assert_eq!(get_from(&admin, "/metrics", stranger).await.0, StatusCode::OK);
+        }
+        for own in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(get_from(&admin, "/debug/state", Some(own)).await.0, StatusCode::OK, "{own}");
+        }
+    }
+
+    /// Over a real socket: the address of the peer is known.
+    #[tokio::test]
+    async fn the_port_knows_who_asks() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let admin = Admin::new(Registry::default(), Readiness::new(), || serde_json::json!({"a": 1}));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(admin.serve(address, stop.clone()));
+        let mut stream = loop {
+            match tokio::net::TcpStream::connect(address).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        stream.write_all(b"GET /debug/state HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with(r#"{"a":1}"#), "{answer}");
+        stop.cancel();
+        serving.await.unwrap().unwrap();
     }
 }

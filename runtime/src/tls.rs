@@ -23,6 +23,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 mod accept;
+mod guests;
 mod serve;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
-//! Connections: handshakes in tasks of their own, HTTP/1.1 and HTTP/2, graceful end.
+//! Connections: so many of one address, handshakes in tasks of their own, HTTP/1.1 and HTTP/2, none without requests for
+//! long, graceful end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio_rustls::server::TlsStream;
 use tower::ServiceExt;
 
 use super::accept::accept;
+use super::guests::{Guests, Place, Places, Requests};
 use crate::shutdown::Shutdown;
 
 /// What handshakes may take.
@@ -71,11 +73,15 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Handshakes that failed or took too long.
     pub failed_handshakes: Counter,
+    /// Connections that were closed at once because their address had too many.
+    pub crowded_out: Counter,
+    /// Connections that were closed because nothing was asked for long.
+    pub idle: Counter,
 }
 
 impl Metrics {
-    /// Registers the counts as `<prefix>_accepted_connections`, `<prefix>_connections` and
-    /// `<prefix>_failed_handshakes`.
+    /// Registers the counts as `<prefix>_accepted_connections`, `<prefix>_connections`, `<prefix>_failed_handshakes`,
+    /// `<prefix>_crowded_out_connections` and `<prefix>_idle_connections`.
     #[must_use]
     pub fn register(registry: &mut Registry, prefix: &str) -> Self {
         let metrics = Self::default();
@@ -94,6 +100,16 @@ impl Metrics {
             "TLS handshakes that failed or took too long",
             metrics.failed_handshakes.clone(),
         );
+        registry.register(
+            format!("{prefix}_crowded_out_connections"),
+            "Connections closed at once because their address had too many",
+            metrics.crowded_out.clone(),
+        );
+        registry.register(
+            format!("{prefix}_idle_connections"),
+            "Connections closed because nothing was asked for long",
+            metrics.idle.clone(),
+        );
         metrics
     }
 }
@@ -110,11 +126,11 @@ pub async fn serve(
     metrics: Metrics,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
-    serve_with(Handshakes::default(), listener, config, router, metrics, shutdown).await
+    serve_with((Handshakes::default(), Places::default()), listener, config, router, metrics, shutdown).await
 }
 
 pub(super) async fn serve_with(
-    handshakes: Handshakes,
+    (handshakes, rooms): (Handshakes, Places),
     listener: TcpListener,
     config: Arc<ServerConfig>,
     router: Router,
@@ -123,11 +139,16 @@ pub(super) async fn serve_with(
 ) -> std::io::Result<()> {
     let acceptor = TlsAcceptor::from(config);
     let places = Arc::new(Semaphore::new(handshakes.places));
-    let port = Port { http: http(), router, metrics, handshakes, places };
+    let port = Port { http: http(), router, metrics, handshakes, places, rooms };
+    let guests = Guests::default();
     let workers = tokio::runtime::Handle::current();
-    let take = move |stream, address, watcher| {
+    let take = move |stream, address: SocketAddr, watcher| {
         port.metrics.accepted.inc();
-        workers.spawn(port.clone().connection(acceptor.clone(), stream, address, watcher));
+        let Some(place) = guests.place(address.ip(), &port.rooms) else {
+            port.metrics.crowded_out.inc();
+            return;
+        };
+        workers.spawn(port.clone().connection(acceptor.clone(), stream, (address, place), watcher));
     };
     let graceful = accept(listener, shutdown.stopping.clone(), take).await?;
     tokio::select! {
@@ -156,6 +177,7 @@ struct Port {
     metrics: Metrics,
     handshakes: Handshakes,
     places: Arc<Semaphore>,
+    rooms: Places,
 }
 
 impl Port {
@@ -163,7 +185,7 @@ impl Port {
         self,
         acceptor: TlsAcceptor,
         stream: TcpStream,
-        address: SocketAddr,
+        (address, _place): (SocketAddr, Place),
         watcher: Watcher,
     ) {
         // Small writes are the rule here; waiting to fill packets would only delay them.
@@ -179,17 +201,24 @@ impl Port {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let chain: Arc<[_]> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
         let peer = PeerCertificates(chain);
-        let router = self.router;
+        let (router, requests) = (self.router, Requests::default());
+        let counted = requests.clone();
         let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer.clone());
             request.extensions_mut().insert(PeerAddress(address));
-            router.clone().oneshot(request)
+            let (open, answering) = (counted.begin(), router.clone().oneshot(request));
+            async move { answering.await.map(|response| open.answer(response)) }
         });
         let open = Open::new(&self.metrics.connections);
         let connection = self.http.serve_connection(TokioIo::new(stream), service).into_owned();
-        if let Err(error) = watcher.watch(connection).await {
-            tracing::debug!(%address, error, "connection ended");
+        tokio::select! {
+            ended = watcher.watch(connection) => if let Err(error) = ended {
+                tracing::debug!(%address, error, "connection ended");
+            },
+            () = requests.idle(self.rooms.idle) => {
+                self.metrics.idle.inc();
+            }
         }
         drop(open);
     }

@@ -9,6 +9,7 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
+use super::guests::Places;
 use super::serve::{Handshakes, serve_with};
 use super::*;
 use crate::https::{HttpsError, Limits, Peer, send};
@@ -53,6 +54,14 @@ async fn server_with(
     certificate: Arc<Certificate>,
     clients: ClientAuth,
 ) -> (String, Metrics, Shutdown) {
+    server_of((handshakes, Places::default()), certificate, clients).await
+}
+
+async fn server_of(
+    limits: (Handshakes, Places),
+    certificate: Arc<Certificate>,
+    clients: ClientAuth,
+) -> (String, Metrics, Shutdown) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let router = Router::new().route(
@@ -61,7 +70,7 @@ async fn server_with(
     );
     let (metrics, shutdown) = (Metrics::default(), Shutdown::default());
     let config = server_config(certificate, clients).unwrap();
-    let serving = serve_with(handshakes, listener, config, router, metrics.clone(), shutdown.clone());
+    let serving = serve_with(limits, listener, config, router, metrics.clone(), shutdown.clone());
     tokio::spawn(serving);
     (address, metrics, shutdown)
 }
@@ -184,4 +193,50 @@ async fn a_server_without_certificate_or_a_stopped_one_takes_nobody() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), closed).await.expect("the port closes");
+}
+
+#[tokio::test]
+async fn one_address_takes_its_places_and_no_more_and_gets_them_back() {
+    use tokio::io::AsyncReadExt;
+    let authority = authority();
+    let certificate = certificate(&authority, "here.test");
+    let places = Places { each: 3, exempt: |_| false, ..Places::default() };
+    let (address, metrics, _shutdown) =
+        server_of((Handshakes::default(), places), certificate, ClientAuth::None).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(tokio::net::TcpStream::connect(&address).await.unwrap());
+    }
+    // Closed at once, without a word; the three are left alone.
+    let mut fourth = tokio::net::TcpStream::connect(&address).await.unwrap();
+    assert!(matches!(fourth.read(&mut [0]).await, Ok(0) | Err(_)));
+    assert_eq!(metrics.crowded_out.get(), 1);
+    drop(silent);
+    let answered = async {
+        loop {
+            if let Ok(text) = ask(&address, "here.test", Certificate::none(), roots(&authority)).await {
+                return text;
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(60), answered).await.unwrap(), "0");
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_nothing_is_closed() {
+    use tokio::io::AsyncReadExt;
+    let authority = authority();
+    let certificate = certificate(&authority, "here.test");
+    let places = Places { idle: Duration::from_millis(50), ..Places::default() };
+    let (address, metrics, _shutdown) =
+        server_of((Handshakes::default(), places), certificate, ClientAuth::None).await;
+    let mut config = (*client_config(Certificate::none(), roots(&authority)).unwrap()).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let mut stream = connector.connect("here.test".try_into().unwrap(), stream).await.unwrap();
+    let mut buffer = [0; 1024];
+    let closed = async { while matches!(stream.read(&mut buffer).await, Ok(read) if read > 0) {} };
+    tokio::time::timeout(Duration::from_secs(60), closed).await.unwrap();
+    assert_eq!(metrics.idle.get(), 1);
 }
