@@ -18,6 +18,7 @@ pub mod holdings;
 pub mod keeper;
 pub mod kubernetes;
 pub mod refusal;
+mod reviews;
 pub mod root;
 pub mod store;
 pub mod token;

@@ -24,6 +24,7 @@ use crate::fleet::{self, Fleet, Proxies};
 use crate::metrics::Metrics;
 use crate::snapshots::Snapshots;
 use crate::watch;
+use crate::watch::monitor::{self, Monitor, Replica};
 use crate::xds::server::{self, Ads, Limits};
 
 /// How the controller runs.
@@ -78,7 +79,15 @@ impl Daemon {
         let readiness = Readiness::new();
         let snapshots = Snapshots::start(empty_mesh(options)?, metrics.clone())?;
         let (say, directive) = tokio::sync::watch::channel(None);
-        watch::start(client, &options.mesh, &snapshots, &readiness, say, &shutdown.stopping);
+        let monitor = Monitor::default();
+        watch::start(client, &options.mesh, &snapshots, &readiness, &monitor, say, &shutdown.stopping);
+        let replica = Replica {
+            namespace: options.namespace.clone(),
+            service: crds::labels::controller_name(&options.revision),
+            pod: options.replica.clone(),
+        };
+        let stop = shutdown.stopping.clone();
+        tokio::spawn(monitor.run(replica, snapshots.clone(), readiness.clone(), metrics.clone(), stop));
         let keeper = Keeper {
             client: client.clone(),
             namespace: options.namespace.clone(),
@@ -126,14 +135,16 @@ impl Daemon {
             limits: Limits::default(),
         };
         let router = endpoint::router(issuing).merge(fleet::router(fleet.clone())).merge(server::router(ads));
-        let admin = Admin::new(registry, readiness.clone(), move || fleet.debug());
+        let living = snapshots.clone();
+        let admin = Admin::new(registry, readiness.clone(), move || fleet.debug())
+            .live_while(move || monitor::live(&living));
         Ok(Self { snapshots, readiness, identity, admin, router, tls })
     }
 
     /// Serves both ports until the shutdown is over.
     ///
     /// # Errors
-    /// When the admin port cannot be listened on, or TLS cannot be set up.
+    /// When the admin port cannot be listened on, TLS cannot be set up, or the mesh's thread has died.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -147,7 +158,11 @@ impl Daemon {
             shutdown.overdue.cancel();
             served
         };
-        tokio::try_join!(admin, port).context("serving")?;
-        Ok(())
+        let died = self.snapshots.died();
+        tokio::select! {
+            served = async { tokio::try_join!(admin, port) } => served.map(|_| ()).context("serving"),
+            // Its streams end with the process, and go to other replicas.
+            () = died.cancelled() => anyhow::bail!("the mesh's thread has died; the process ends to be started again"),
+        }
     }
 }

@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::certificates::holdings::Holdings;
 use crate::identity;
 use crate::snapshots::{PodRef, Snapshots};
+use bound::Bound;
+
+mod bound;
 
 /// Streams that one pod may have: two, because a sidecar that is being replaced in place has two Envoys for a while.
 const STREAMS_PER_POD: usize = 2;
@@ -125,7 +128,7 @@ impl Fleet {
     pub fn report(&self) -> FleetReport {
         let mut proxies: Vec<_> = self.proxies.newest().iter().map(|connected| connected.report()).collect();
         proxies.sort();
-        FleetReport {
+        let mut report = FleetReport {
             replica: self.replica.clone(),
             version: self.version.clone(),
             synced: self.snapshots.synced(),
@@ -133,7 +136,10 @@ impl Fleet {
             problems: self.problems(),
             authority: self.authority.load().as_deref().cloned(),
             holdings: self.holdings.report(std::time::Instant::now()),
-        }
+            ..FleetReport::default()
+        };
+        Bound::default().apply(&mut report);
+        report
     }
 
     /// What is wrong with objects, and which objects are part of something that an Envoy refused.
@@ -147,7 +153,8 @@ impl Fleet {
                 else {
                     continue;
                 };
-                for name in &rejection.names {
+                // The first few say who is meant; the rest would only cost.
+                for name in rejection.names.iter().take(bound::NAMES) {
                     for object in self.snapshots.authors(&connected.pod, kind, name) {
                         refused.entry(object).or_insert_with(|| told(&connected, rejection, name));
                     }
@@ -211,7 +218,7 @@ fn told(connected: &Connected, rejection: &Rejection, name: &str) -> String {
         connected.pod.namespace,
         connected.pod.name,
         rejection.resource_type,
-        rejection.error
+        bound::clipped(&rejection.error, bound::TEXT)
     )
 }
 

@@ -24,6 +24,13 @@ pub struct PerType {
     pub r#type: Type,
 }
 
+/// Label of the counts per kind of object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PerKind {
+    /// The kind.
+    pub kind: String,
+}
+
 /// Why a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum End {
@@ -33,6 +40,8 @@ pub enum End {
     Refused,
     /// The pod did not become known in time.
     Unknown,
+    /// This replica is behind the API server, or cannot know.
+    Behind,
     /// A newer stream of the same pod took its place.
     Replaced,
     /// It did not read or acknowledge for too long.
@@ -87,6 +96,10 @@ pub struct Metrics {
     pub resources: Gauge,
     /// Objects that are skipped or not fully honoured.
     pub problems: Gauge,
+    /// Git sources whose sealed commit is not (wholly) in force.
+    pub sources_waiting: Gauge,
+    /// Seconds since each watch was last heard of.
+    pub watch_age: Family<PerKind, Gauge>,
 }
 
 impl Metrics {
@@ -110,6 +123,16 @@ impl Metrics {
         registry.register("meshwright_audiences", "Distinct audiences with a stream", m.audiences.clone());
         registry.register("meshwright_resources", "Distinct resources in memory", m.resources.clone());
         registry.register("meshwright_problems", "Objects not (fully) honoured", m.problems.clone());
+        registry.register(
+            "meshwright_sources_waiting",
+            "Git sources whose sealed commit is not wholly in force",
+            m.sources_waiting.clone(),
+        );
+        registry.register(
+            "meshwright_watch_age_seconds",
+            "Seconds since a watch of the API server was last heard of, by kind",
+            m.watch_age.clone(),
+        );
         m
     }
 

@@ -9,16 +9,19 @@
 //! There is no debounce: what arrives while a batch is computed is the next batch.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use crds::MeshConfigSpec;
 use crds::fleet::ProblemReport;
+use futures::future::BoxFuture;
 use mesh::ingest::ServiceAccount;
 use mesh::{Audience, Delta, Mesh, NotOurs, Object, ObjectRef, PodFacts, Problem, ResourceType, Settings};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::certificates::endpoint::Policy;
 use crate::metrics::Metrics;
@@ -27,6 +30,7 @@ use owner::Owner;
 
 mod owner;
 mod pods;
+mod waiting;
 
 /// Changes that may be queued before the watches are held back.
 const QUEUE: usize = 4096;
@@ -43,12 +47,18 @@ pub enum Input {
     Settings(Box<MeshConfigSpec>),
     /// Something wrong with the MeshConfig; the last good one stays. `None`: all is well again.
     SettingsProblem(Option<ProblemReport>),
+    /// How this replica stands; `None`: well.
+    Standing(Option<ProblemReport>),
     /// Everything that existed at the start has been applied.
     Synced,
+    /// To be answered when all that came before is computed and published.
+    Flush(oneshot::Sender<()>),
     /// A stream of a sidecar.
     Attach(Attach),
     /// The end of one.
     Detach(StreamId),
+    /// Forget what has been computed for nobody since then or longer.
+    Expire(Instant),
 }
 
 /// A stream, unique in the process.
@@ -57,6 +67,32 @@ pub struct StreamId(pub u64);
 
 /// Changes what an audience is about to be served; tests make it something that Envoy refuses.
 pub type Alter = Box<dyn Fn(&Audience, &mut Delta) + Send>;
+
+/// What a stream says that it holds already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// Nothing: its Envoy has just begun.
+    Nothing,
+    /// Something, of another replica or another time; it goes on with that until it is served.
+    Something,
+}
+
+/// What a look at the API server found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// This replica has everything.
+    Current,
+    /// It has not, with what is missing.
+    Behind(String),
+    /// The API server could not be asked.
+    Unknown(String),
+}
+
+/// Says whether this replica is as new as the API server.
+pub trait Gate: Send + Sync + 'static {
+    /// Looks, or waits for a look that began after this call.
+    fn check(&self) -> BoxFuture<'_, Found>;
+}
 
 /// Whom a stream is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +140,11 @@ impl Drop for Feed {
 struct Shared {
     mesh: RwLock<Mesh>,
     synced: AtomicBool,
+    /// Since when the owner has been at the batch that it works on.
+    busy: Mutex<Option<Instant>>,
+    /// Cancelled when the owner's thread has panicked.
+    died: CancellationToken,
+    gate: OnceLock<Arc<dyn Gate>>,
     /// Moves with every batch.
     ticks: watch::Sender<u64>,
     policy: Arc<ArcSwapOption<Policy>>,
@@ -137,6 +178,9 @@ impl Snapshots {
         let shared = Arc::new(Shared {
             mesh: RwLock::new(mesh),
             synced: AtomicBool::new(false),
+            busy: Mutex::default(),
+            died: CancellationToken::new(),
+            gate: OnceLock::new(),
             ticks: watch::Sender::new(0),
             policy: Arc::default(),
             problems: RwLock::default(),
@@ -158,6 +202,69 @@ impl Snapshots {
         let (reply, answer) = oneshot::channel();
         self.send(Input::Attach(Attach { pod, reply })).await;
         answer.await.ok()
+    }
+
+    /// From now on streams are served only when `gate` says so; the first one counts.
+    pub fn guard(&self, gate: Arc<dyn Gate>) {
+        if self.shared.gate.set(gate).is_err() {
+            tracing::error!("the mesh is guarded twice");
+        }
+    }
+
+    /// Waits until this replica is as new as the API server was at the time of the call. A sidecar that holds nothing
+    /// is better served with the last good than with nothing while nobody can be asked; one that holds something keeps
+    /// that, and asks another replica.
+    ///
+    /// # Errors
+    /// Why it must not be served here, for a person.
+    pub async fn current(&self, holds: Holds) -> Result<(), String> {
+        let Some(gate) = self.shared.gate.get() else { return Ok(()) };
+        match (gate.check().await, holds) {
+            (Found::Current, _) | (Found::Unknown(_), Holds::Nothing) => Ok(()),
+            (Found::Behind(what), _) => Err(format!("this replica is behind: {what}; ask another one")),
+            (Found::Unknown(why), Holds::Something) => {
+                Err(format!("this replica cannot know whether it is behind ({why}); ask another one"))
+            }
+        }
+    }
+
+    /// Waits until all that was sent before is computed and published.
+    pub async fn flushed(&self) {
+        let (done, flushed) = oneshot::channel();
+        self.send(Input::Flush(done)).await;
+        // No answer: the owner has died, and so will this process.
+        let _ = flushed.await;
+    }
+
+    /// Waits until everything that existed at the start has been taken in.
+    pub async fn taken_in(&self) {
+        let mut ticks = self.ticks();
+        while !self.synced() && ticks.changed().await.is_ok() {}
+    }
+
+    /// How long the owner has been at the batch that it works on.
+    #[must_use]
+    pub fn busy_for(&self) -> Duration {
+        self.shared.busy.lock().map(|since| since.elapsed()).unwrap_or_default()
+    }
+
+    /// Cancelled when the owner's thread has panicked: nothing is computed any more, and what readers see may be half of
+    /// a change. The process must end.
+    #[must_use]
+    pub fn died(&self) -> CancellationToken {
+        self.shared.died.clone()
+    }
+
+    /// Git sources of whose sealed commit not everything has been seen since the start.
+    #[must_use]
+    pub fn unsealed(&self) -> Vec<ObjectRef> {
+        self.shared.mesh.read().unsealed()
+    }
+
+    /// The pods behind a service of the control plane, and whether its slices say that they are ready.
+    #[must_use]
+    pub fn replicas(&self, namespace: &str, service: &str) -> BTreeMap<String, bool> {
+        self.shared.mesh.read().replicas(namespace, service)
     }
 
     /// Whether everything that existed at the start has been applied.

@@ -1,12 +1,13 @@
 //! `POST /v1/certificates` and `POST /v1/holdings` (docs/ARCHITECTURE.md, "Controller port").
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -15,6 +16,7 @@ use mesh::{NotOurs, PodFacts};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use runtime::tls::PeerAddress;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -118,10 +120,20 @@ pub fn router(issuing: Arc<Issuing>) -> Router {
         .with_state(issuing)
 }
 
-async fn certificates(State(issuing): State<Arc<Issuing>>, headers: HeaderMap, body: Body) -> Response {
+/// Where a request comes from; all that come without an address are one caller.
+fn caller(peer: Option<Extension<PeerAddress>>) -> IpAddr {
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |Extension(PeerAddress(address))| address.ip())
+}
+
+async fn certificates(
+    State(issuing): State<Arc<Issuing>>,
+    peer: Option<Extension<PeerAddress>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let limited = tokio::time::timeout(TIME_LIMIT, async {
         let csr = to_bytes(body, MAX_CSR).await.map_err(|_| Refusal::CsrTooLarge(MAX_CSR))?;
-        issuing.issue(&headers, &csr).await
+        issuing.issue(&headers, caller(peer), &csr).await
     });
     match limited.await.unwrap_or(Err(Refusal::Unavailable)) {
         Ok(answer) => {
@@ -142,10 +154,15 @@ fn refused(refusal: &Refusal) -> Response {
     (status, axum::Json(body)).into_response()
 }
 
-async fn holdings(State(issuing): State<Arc<Issuing>>, headers: HeaderMap, body: Body) -> Response {
+async fn holdings(
+    State(issuing): State<Arc<Issuing>>,
+    peer: Option<Extension<PeerAddress>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let limited = tokio::time::timeout(TIME_LIMIT, async {
         let report = to_bytes(body, MAX_BODY).await.map_err(|_| Refusal::ReportUnreadable)?;
-        issuing.note(&headers, &report).await
+        issuing.note(&headers, caller(peer), &report).await
     });
     match limited.await.unwrap_or(Err(Refusal::Unavailable)) {
         Ok(wanted) => axum::Json(wanted).into_response(),
@@ -157,10 +174,10 @@ async fn holdings(State(issuing): State<Arc<Issuing>>, headers: HeaderMap, body:
 }
 
 impl Issuing {
-    async fn issue(&self, headers: &HeaderMap, csr: &Bytes) -> Result<Answer, Refusal> {
+    async fn issue(&self, headers: &HeaderMap, caller: IpAddr, csr: &Bytes) -> Result<Answer, Refusal> {
         let token = bearer_token(headers)?;
         let now = OffsetDateTime::now_utc();
-        let bearer = self.verifier.verify(token, now.unix_timestamp()).await?;
+        let bearer = self.verifier.verify(token, caller, now.unix_timestamp()).await?;
         self.check_pod(&bearer).await?;
         let not_ready = |what: &str| Refusal::NotReady(what.to_owned());
         let policy = self.policy.load_full().ok_or_else(|| not_ready("the MeshConfig has not been seen"))?;
@@ -178,9 +195,9 @@ impl Issuing {
 
     /// Notes what a pod says that it holds, and says what it should. Whoever proves to be a pod of the cluster may
     /// tell of itself alone; the operator asks only for pods of the mesh.
-    async fn note(&self, headers: &HeaderMap, body: &[u8]) -> Result<Wanted, Refusal> {
+    async fn note(&self, headers: &HeaderMap, caller: IpAddr, body: &[u8]) -> Result<Wanted, Refusal> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let bearer = self.verifier.verify(bearer_token(headers)?, now).await?;
+        let bearer = self.verifier.verify(bearer_token(headers)?, caller, now).await?;
         let holding = Holding::parse(body).ok_or(Refusal::ReportUnreadable)?;
         let not_ready = || Refusal::NotReady("the Secret is missing".to_owned());
         let trust = self.trust.load_full().ok_or_else(not_ready)?;

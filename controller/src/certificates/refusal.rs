@@ -68,6 +68,9 @@ pub enum Refusal {
     /// The token cannot be judged now.
     #[error("the API server cannot be asked about the token now")]
     Unavailable,
+    /// The caller's tokens have cost the API server enough for now.
+    #[error("too many tokens whose key is not known; ask again in some seconds")]
+    TooManyReviews,
 }
 
 impl Refusal {
@@ -96,6 +99,7 @@ impl Refusal {
             Self::IdentityMismatch(_) => "IdentityMismatch",
             Self::NotReady(_) => "NotReady",
             Self::Unavailable => "Unavailable",
+            Self::TooManyReviews => "TooManyReviews",
         }
     }
 
@@ -122,7 +126,7 @@ impl Refusal {
             | Self::ServiceAccountMismatch
             | Self::NamespaceNotInMesh(_)
             | Self::IdentityMismatch(_) => 403,
-            Self::NotReady(_) | Self::Unavailable => 503,
+            Self::NotReady(_) | Self::Unavailable | Self::TooManyReviews => 503,
         }
     }
 }

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crds::MeshConfigSpec;
 use crds::fleet::ProblemReport;
-use mesh::{Audience, Changed, Delta, Incremental, Kind, Mesh, ObjectRef, Problem, Settings, What};
+use mesh::{Audience, Changed, Delta, Incremental, Kind, Mesh, Problem, Reason, Settings, What};
 use parking_lot::RwLockWriteGuard;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::waiting::Waiting;
 use super::{Alter, Attach, Feed, Input, PodRef, Shared, StreamId};
 use crate::certificates::endpoint::Policy;
 use crate::metrics::Metrics;
@@ -21,6 +22,9 @@ const BATCH: usize = 1024;
 /// Shortest life of a certificate: shorter ones would be renewed all the time.
 const SHORTEST_TTL: Duration = Duration::from_secs(60);
 const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Audiences without a stream that are kept up to date for a while: a sidecar that comes back, or comes back again and
+/// again, costs no computation from nothing.
+const LINGERING: usize = 64;
 
 struct Stream {
     pod: PodRef,
@@ -31,6 +35,8 @@ struct Stream {
 struct Group {
     served: Arc<Served>,
     streams: BTreeSet<StreamId>,
+    /// Its place among those without a stream.
+    idle: Option<u64>,
 }
 
 /// What a batch touches.
@@ -38,6 +44,7 @@ struct Group {
 struct Touched {
     what: BTreeSet<What>,
     problems: bool,
+    synced: bool,
 }
 
 pub(super) struct Owner {
@@ -49,12 +56,28 @@ pub(super) struct Owner {
     pool: Pool,
     streams: BTreeMap<StreamId, Stream>,
     groups: BTreeMap<Audience, Group>,
-    waiting: Vec<Attach>,
-    undecodable: BTreeMap<ObjectRef, Problem>,
+    /// Audiences without a stream, the one that has been so for longest first.
+    idle: BTreeMap<u64, (Instant, Audience)>,
+    waiting: Waiting,
+    /// Streams that came with this batch.
+    arrived: Vec<Attach>,
     settings_problem: Option<ProblemReport>,
+    standing: Option<ProblemReport>,
+    flushes: Vec<oneshot::Sender<()>>,
     last_id: u64,
     /// Whether an audience came or went since that was last described.
     regrouped: bool,
+}
+
+/// Tells when the thread ends in a panic.
+struct LastWords(Arc<Shared>);
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.died.cancel();
+        }
+    }
 }
 
 impl Owner {
@@ -73,9 +96,12 @@ impl Owner {
             pool: Pool::default(),
             streams: BTreeMap::new(),
             groups: BTreeMap::new(),
-            waiting: Vec::new(),
-            undecodable: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            waiting: Waiting::default(),
+            arrived: Vec::new(),
             settings_problem: None,
+            standing: None,
+            flushes: Vec::new(),
             last_id: 0,
             regrouped: false,
         }
@@ -83,18 +109,29 @@ impl Owner {
 
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Input>) {
         let mut batch = Vec::with_capacity(BATCH);
+        let _last_words = LastWords(self.shared.clone());
         while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
+            *self.shared.busy.lock() = Some(Instant::now());
             self.metrics.batches.inc();
             let touched = self.take(&mut batch);
             if self.shared.synced.load(Ordering::Acquire) {
                 self.compute(&touched.what);
-                self.admit();
+                self.admit(&touched);
+            } else {
+                for attach in self.arrived.drain(..) {
+                    self.waiting.add(attach);
+                }
             }
             if touched.problems {
                 self.report_problems();
             }
             self.describe();
+            *self.shared.busy.lock() = None;
             self.shared.ticks.send_modify(|tick| *tick += 1);
+            for flushed in self.flushes.drain(..) {
+                // Whoever has gone does not need to know.
+                let _ = flushed.send(());
+            }
         }
     }
 
@@ -104,6 +141,7 @@ impl Owner {
         let shared = self.shared.clone();
         let mut mesh = shared.mesh.write();
         for input in batch.drain(..) {
+            touched.synced |= matches!(input, Input::Synced);
             if let Changed::Something(what) = self.input(&mut mesh, input, &mut touched.problems) {
                 touched.problems |= what.iter().any(|what| !matches!(what, What::Endpoints { .. }));
                 touched.what.extend(what);
@@ -114,19 +152,9 @@ impl Owner {
 
     fn input(&mut self, mesh: &mut RwLockWriteGuard<'_, Mesh>, input: Input, problems: &mut bool) -> Changed {
         match input {
-            Input::Apply(object) => {
-                *problems |= self.undecodable.remove(&object.reference()).is_some();
-                mesh.apply(*object)
-            }
-            Input::Delete(reference) => {
-                *problems |= self.undecodable.remove(&reference).is_some();
-                mesh.delete(&reference)
-            }
-            Input::Undecodable(problem) => {
-                *problems = true;
-                self.undecodable.insert(problem.object.clone(), problem);
-                Changed::Nothing
-            }
+            Input::Apply(object) => mesh.apply(*object),
+            Input::Delete(reference) => mesh.delete(&reference),
+            Input::Undecodable(problem) => mesh.refuse(problem),
             Input::Settings(spec) => {
                 *problems = true;
                 self.settings(mesh, &spec)
@@ -136,13 +164,28 @@ impl Owner {
                 self.settings_problem = problem;
                 Changed::Nothing
             }
+            Input::Standing(problem) => {
+                *problems = true;
+                self.standing = problem;
+                Changed::Nothing
+            }
+            Input::Flush(done) => {
+                self.flushes.push(done);
+                Changed::Nothing
+            }
             Input::Synced => {
                 *problems = true;
                 self.shared.synced.store(true, Ordering::Release);
                 mesh.synced()
             }
             Input::Attach(attach) => {
-                self.waiting.push(attach);
+                self.arrived.push(attach);
+                Changed::Nothing
+            }
+            Input::Expire(before) => {
+                while self.idle.first_key_value().is_some_and(|(_, (since, _))| *since <= before) {
+                    self.forget_oldest();
+                }
                 Changed::Nothing
             }
             Input::Detach(id) => {
@@ -180,11 +223,21 @@ impl Owner {
         let Some(group) = self.groups.get_mut(audience) else { return };
         group.streams.remove(&id);
         if group.streams.is_empty() {
-            self.groups.remove(audience);
-            self.incremental.remove(audience);
+            self.last_id += 1;
+            group.idle = Some(self.last_id);
+            self.idle.insert(self.last_id, (Instant::now(), audience.clone()));
             self.shared.groups.write().remove(audience);
-            self.regrouped = true;
+            if self.idle.len() > LINGERING {
+                self.forget_oldest();
+            }
         }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((_, (_, audience))) = self.idle.pop_first() else { return };
+        self.groups.remove(&audience);
+        self.incremental.remove(&audience);
+        self.regrouped = true;
     }
 
     /// Publishes what is different for whom, then moves streams whose audience is another now.
@@ -280,26 +333,44 @@ impl Owner {
             }
             let served = Arc::new(Served::first(delta, &mut self.pool));
             self.count_work();
-            self.shared.groups.write().insert(audience.clone(), served.clone());
-            self.groups.insert(audience.clone(), Group { served, streams: BTreeSet::new() });
+            self.groups.insert(audience.clone(), Group { served, streams: BTreeSet::new(), idle: None });
             self.regrouped = true;
         }
-        let group = self
-            .groups
-            .entry(audience.clone())
-            .or_insert_with(|| Group { served: Arc::default(), streams: BTreeSet::new() });
+        let group = self.groups.entry(audience.clone()).or_insert_with(|| Group {
+            served: Arc::default(),
+            streams: BTreeSet::new(),
+            idle: None,
+        });
+        if group.streams.is_empty() {
+            self.shared.groups.write().insert(audience.clone(), group.served.clone());
+        }
+        if let Some(place) = group.idle.take() {
+            self.idle.remove(&place);
+        }
         group.streams.insert(id);
         group.served.clone()
     }
 
-    /// Answers the streams whose pod is known now.
-    fn admit(&mut self) {
+    /// Answers the streams whose pod is known now: those that came, and those that waited for what was touched.
+    fn admit(&mut self, touched: &Touched) {
+        let mut tried = std::mem::take(&mut self.arrived);
+        if touched.synced || touched.what.contains(&What::Settings) {
+            tried.extend(self.waiting.take_all());
+        }
+        for what in &touched.what {
+            match what {
+                What::Pod { namespace, name } => tried.extend(self.waiting.take(namespace, Some(name))),
+                What::Namespace(namespace) => tried.extend(self.waiting.take(namespace, None)),
+                What::Settings
+                | What::Service { .. }
+                | What::Endpoints { .. }
+                | What::Policy(_)
+                | What::Problems => {}
+            }
+        }
         let shared = self.shared.clone();
         let mesh = shared.mesh.read();
-        for attach in std::mem::take(&mut self.waiting) {
-            if attach.reply.is_closed() {
-                continue;
-            }
+        for attach in tried.into_iter().filter(|attach| !attach.reply.is_closed()) {
             let pod = &attach.pod;
             let facts = mesh.pod(&pod.namespace, &pod.name).filter(|facts| facts.uid == pod.uid);
             match (facts, mesh.audience(&pod.namespace, &pod.name), self.inputs.upgrade()) {
@@ -311,16 +382,20 @@ impl Owner {
                     // A reply that nobody waits for is dropped here, and with it comes its detachment.
                     let _ = attach.reply.send(Feed { facts, served, id, inputs });
                 }
-                _ => self.waiting.push(attach),
+                _ => self.waiting.add(attach),
             }
         }
     }
 
     fn report_problems(&self) {
-        let mesh = self.shared.mesh.read();
-        let mut reports: Vec<_> =
-            mesh.problems().iter().chain(self.undecodable.values()).map(report).collect();
-        reports.extend(self.settings_problem.clone());
+        let problems = self.shared.mesh.read().problems();
+        let waiting = problems.iter().filter(|one| {
+            one.object.kind == Kind::PolicySource
+                && matches!(one.reason, Reason::SealBlocked | Reason::SealIncomplete)
+        });
+        self.metrics.sources_waiting.set(i64::try_from(waiting.count()).unwrap_or(i64::MAX));
+        let mut reports: Vec<_> = problems.iter().map(report).collect();
+        reports.extend(self.settings_problem.clone().into_iter().chain(self.standing.clone()));
         reports.sort();
         reports.dedup();
         self.metrics.problems.set(i64::try_from(reports.len()).unwrap_or(i64::MAX));
@@ -331,7 +406,7 @@ impl Owner {
     fn describe(&mut self) {
         self.pool.sweep(std::mem::take(&mut self.regrouped));
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        self.metrics.audiences.set(count(self.groups.len()));
+        self.metrics.audiences.set(count(self.groups.len().saturating_sub(self.idle.len())));
         self.metrics.resources.set(count(self.pool.len()));
     }
 }

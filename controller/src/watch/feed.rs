@@ -1,7 +1,8 @@
 //! One kind, from the API server to the mesh.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use futures::StreamExt;
 use kube::api::ObjectMeta;
@@ -14,6 +15,8 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::Syncing;
+use super::current::Seen;
+use super::pulse::{HEARTBEAT, Pulse};
 use crate::snapshots::{Input, Snapshots};
 
 /// Watches one kind.
@@ -21,6 +24,9 @@ pub struct Feed {
     pub(super) kind: Kind,
     pub(super) snapshots: Snapshots,
     pub(super) syncing: Syncing,
+    /// Where versions are noted, of kinds that decide who may do what.
+    pub(super) seen: Option<Seen>,
+    pub(super) pulse: Arc<Pulse>,
     pub(super) stop: CancellationToken,
 }
 
@@ -71,55 +77,76 @@ impl Decoded for DynamicObject {
     }
 }
 
+/// Namespace and name.
+type Key = (String, String);
+
 /// What is known of a kind, so that a relist can be applied as a difference.
 #[derive(Default)]
 pub(super) struct Known {
-    present: BTreeSet<(String, String)>,
-    listed: BTreeSet<(String, String)>,
+    present: BTreeSet<Key>,
+    listed: BTreeSet<Key>,
+}
+
+/// What an event means.
+#[derive(Default)]
+pub(super) struct Meaning {
+    /// Changes of the mesh.
+    pub(super) inputs: Vec<Input>,
+    /// Versions that are known then; `None`: it is gone.
+    pub(super) versions: BTreeMap<Key, Option<String>>,
+    /// Whether a list is complete.
+    pub(super) complete: bool,
 }
 
 impl Known {
-    /// Turns an event into changes of the mesh; says whether a list is complete.
-    pub(super) fn event<D: Decoded>(&mut self, kind: Kind, event: Event<D>) -> (Vec<Input>, bool) {
+    /// Turns an event into what it means.
+    pub(super) fn event<D: Decoded>(&mut self, kind: Kind, event: Event<D>) -> Meaning {
         match event {
             Event::Init => {
                 self.listed.clear();
-                (Vec::new(), false)
+                Meaning::default()
             }
             Event::InitApply(object) => {
                 self.listed.insert(key(&object));
-                (vec![self.apply(kind, object)], false)
+                self.apply(kind, object)
             }
             Event::InitDone => {
                 let listed = std::mem::take(&mut self.listed);
-                let gone = self.present.difference(&listed);
-                let deletes =
-                    gone.map(|(space, name)| Input::Delete(ObjectRef::new(kind, space, name))).collect();
-                self.present = listed;
-                (deletes, true)
+                let before = std::mem::replace(&mut self.present, listed);
+                let gone = before.difference(&self.present).cloned().collect();
+                Meaning { complete: true, ..Meaning::gone(kind, gone) }
             }
-            Event::Apply(object) => (vec![self.apply(kind, object)], false),
+            Event::Apply(object) => self.apply(kind, object),
             Event::Delete(object) => {
-                let (space, name) = key(&object);
-                let delete = Input::Delete(ObjectRef::new(kind, &space, &name));
-                self.present.remove(&(space, name));
-                (vec![delete], false)
+                let key = key(&object);
+                self.present.remove(&key);
+                Meaning::gone(kind, BTreeSet::from([key]))
             }
         }
     }
 
-    fn apply<D: Decoded>(&mut self, kind: Kind, object: D) -> Input {
-        let (space, name) = key(&object);
-        let reference = ObjectRef::new(kind, &space, &name);
-        self.present.insert((space, name));
-        match object.object() {
+    fn apply<D: Decoded>(&mut self, kind: Kind, object: D) -> Meaning {
+        let key = key(&object);
+        let reference = ObjectRef::new(kind, &key.0, &key.1);
+        self.present.insert(key.clone());
+        let versions = BTreeMap::from([(key, object.metadata().resource_version.clone())]);
+        let input = match object.object() {
             Ok(object) => Input::Apply(Box::new(object)),
             Err(error) => {
                 let message =
                     format!("it cannot be read as a {kind} ({error}); what was in force before stays");
                 Input::Undecodable(Problem::new(&reference, "", Reason::Incomplete, message))
             }
-        }
+        };
+        Meaning { inputs: vec![input], versions, complete: false }
+    }
+}
+
+impl Meaning {
+    fn gone(kind: Kind, keys: BTreeSet<Key>) -> Self {
+        let delete = |(space, name): &Key| Input::Delete(ObjectRef::new(kind, space, name));
+        let inputs = keys.iter().map(delete).collect();
+        Self { inputs, versions: keys.into_iter().map(|key| (key, None)).collect(), complete: false }
     }
 }
 
@@ -144,7 +171,8 @@ impl Feed {
         D: Decoded + Resource + Clone + Debug + DeserializeOwned,
     {
         let mut known = Known::default();
-        let mut events = watcher::watcher(api, watcher::Config::default()).default_backoff().boxed();
+        let config = watcher::Config::default().timeout(HEARTBEAT);
+        let mut events = watcher::watcher(api, config).default_backoff().boxed();
         loop {
             let event = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -153,26 +181,31 @@ impl Feed {
             match event {
                 None => return,
                 Some(Ok(event)) => {
-                    let (inputs, complete) = known.event(self.kind, event);
+                    let Meaning { inputs, versions, complete } = known.event(self.kind, event);
                     for input in inputs {
                         self.snapshots.send(input).await;
                     }
+                    // Not before they are queued: who finds them noted counts on that.
+                    for (key, version) in versions.into_iter().filter(|_| self.seen.is_some()) {
+                        self.seen
+                            .iter()
+                            .for_each(|seen| seen.note(self.kind.as_str(), key.clone(), version.clone()));
+                    }
                     if complete {
+                        self.pulse.beat();
                         self.syncing.done(self.kind.as_str()).await;
                     }
                 }
-                Some(Err(error)) => self.failed(&error).await,
+                Some(Err(error)) => self.failed(&error),
             }
         }
     }
 
-    async fn failed(&self, error: &watcher::Error) {
+    fn failed(&self, error: &watcher::Error) {
         if not_served(error) {
-            tracing::warn!(
-                kind = self.kind.as_str(),
-                "the cluster does not serve this kind; is the CRD installed?"
-            );
-            self.syncing.done(self.kind.as_str()).await;
+            let why = "the cluster does not serve this kind: install its CRD";
+            tracing::warn!(kind = self.kind.as_str(), why, "trying again");
+            self.syncing.held_up(self.kind.as_str(), why);
         } else {
             let error = runtime::logging::chain(error);
             tracing::warn!(kind = self.kind.as_str(), error, "the watch failed; trying again");
@@ -213,8 +246,8 @@ mod tests {
     fn a_relist_is_a_difference_and_deletes_only_when_it_is_complete() {
         let mut known = Known::default();
         let mut take = |event| {
-            let (inputs, complete) = known.event(Kind::Service, event);
-            (shown(&inputs), complete)
+            let meaning = known.event(Kind::Service, event);
+            (shown(&meaning.inputs), meaning.complete)
         };
         take(Event::Init);
         assert_eq!(take(Event::InitApply(service("a"))).0, ["+a"]);
@@ -237,8 +270,8 @@ mod tests {
         let bad =
             serde_json::json!({"metadata": {"name": "bad", "namespace": "n"}, "spec": {"ports": "many"}});
         let bad: DeserializeGuard<Service> = serde_json::from_value(bad).unwrap();
-        let (inputs, _) = Known::default().event(Kind::Service, Event::Apply(bad));
-        assert_eq!(shown(&inputs), ["?bad"]);
+        let meaning = Known::default().event(Kind::Service, Event::Apply(bad));
+        assert_eq!(shown(&meaning.inputs), ["?bad"]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::wire::{DeltaRequest, DeltaResponse, Node};
 use crate::fleet::{Connected, Proxies};
 use crate::identity::{self, Identity};
 use crate::metrics::{End, Ended, Metrics};
-use crate::snapshots::{Feed, PodRef, Snapshots};
+use crate::snapshots::{Feed, Holds, PodRef, Snapshots};
 
 /// The one method that is served.
 const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
@@ -109,6 +109,10 @@ impl Ads {
             .ok_or((End::Closed, Status::cancelled("closed without a request")))?;
         let node = first.node.clone().unwrap_or_default();
         let feed = self.admit(&peer, &node).await?;
+        let holds =
+            if first.initial_resource_versions.is_empty() { Holds::Nothing } else { Holds::Something };
+        let current = self.snapshots.current(holds).await;
+        current.map_err(|why| (End::Behind, Status::unavailable(why)))?;
         let (pod, facts) = (pod_of(&node)?, &feed.facts);
         let version =
             Some(node.metadata_text("revision")).filter(|text| !text.is_empty()).unwrap_or(&facts.revision);

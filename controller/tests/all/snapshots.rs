@@ -126,16 +126,78 @@ async fn a_pod_that_is_not_known_yet_is_waited_for_and_an_older_one_of_that_name
 }
 
 #[tokio::test]
-async fn an_audience_ends_with_its_last_stream() {
+async fn an_audience_ends_some_time_after_its_last_stream() {
     let world = World::synced(shop()).await;
     let feed = world.feed("buyer-1").await;
     until_true("it is there", || world.metrics.audiences.get() == 1 && world.metrics.resources.get() > 0)
         .await;
     drop(feed);
-    until_true("it is gone, and its bytes too", || {
-        world.metrics.audiences.get() == 0 && world.metrics.resources.get() == 0
-    })
-    .await;
+    until_true("nobody hears it", || world.metrics.audiences.get() == 0).await;
+    assert!(world.snapshots.audiences().is_empty());
+    world.snapshots.send(Input::Expire(std::time::Instant::now())).await;
+    until_true("it is gone, and its bytes too", || world.metrics.resources.get() == 0).await;
+}
+
+/// What is kept up to date meanwhile is what would be computed from nothing.
+#[tokio::test]
+async fn a_sidecar_that_comes_back_again_and_again_costs_one_computation() {
+    let world = World::synced(shop()).await;
+    for _ in 0..50 {
+        drop(world.feed("buyer-1").await);
+    }
+    world.apply(slice(&["10.8.0.1", "10.8.0.2"])).await;
+    let back = world.feed("buyer-1").await;
+    assert_eq!(world.metrics.renders.get(), 1);
+    let fresh = World::synced(shop()).await;
+    fresh.apply(slice(&["10.8.0.1", "10.8.0.2"])).await;
+    let new = fresh.feed("buyer-1").await;
+    for kind in ResourceType::ALL {
+        let versions = |feed: &Feed| -> Vec<_> {
+            let served = feed.served.borrow();
+            served.of(kind).iter().map(|(name, one)| (name.clone(), one.version.clone())).collect()
+        };
+        assert_eq!(versions(&back), versions(&new));
+    }
+}
+
+/// Audiences that nobody hears are few, whoever comes and goes.
+#[tokio::test]
+async fn what_is_kept_for_nobody_is_bounded() {
+    let mut objects = shop();
+    objects.extend((0..200).map(|number| pod(&format!("p-{number}"), &format!("account-{number}"))));
+    let world = World::synced(objects).await;
+    let mut most = 0;
+    for number in 0..200 {
+        drop(world.feed(&format!("p-{number}")).await);
+        world.snapshots.flushed().await;
+        most = most.max(world.metrics.resources.get());
+    }
+    let one = {
+        let one = World::synced(shop()).await;
+        let _feed = one.feed("buyer-1").await;
+        one.snapshots.flushed().await;
+        one.metrics.resources.get()
+    };
+    assert!(most <= 65 * one, "{most} resources, {one} of one audience");
+}
+
+#[tokio::test]
+async fn a_mesh_whose_thread_dies_is_not_live() {
+    let broken = |_: &mesh::Audience, _: &mut mesh::Delta| panic!("of this test");
+    let metrics = Metrics::default();
+    let snapshots =
+        Snapshots::start_with(empty_mesh(&options()).unwrap(), metrics, Some(Box::new(broken))).unwrap();
+    for object in shop() {
+        snapshots.send(Input::Apply(Box::new(object))).await;
+    }
+    snapshots.send(Input::Synced).await;
+    snapshots.flushed().await;
+    assert_eq!(controller::watch::monitor::live(&snapshots), Ok(()));
+    let pod =
+        PodRef { namespace: "shop".to_owned(), name: "buyer-1".to_owned(), uid: "uid-buyer-1".to_owned() };
+    assert!(snapshots.attach(pod).await.is_none());
+    snapshots.died().cancelled().await;
+    assert!(controller::watch::monitor::live(&snapshots).is_err());
 }
 
 #[tokio::test]

@@ -1,0 +1,220 @@
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use mesh::{Mesh, Settings};
+
+use super::current::{Freshness, Newest, Versions};
+use super::*;
+use crate::metrics::Metrics;
+use crate::snapshots::{Found, Gate, Holds};
+
+fn snapshots() -> Snapshots {
+    let spec = serde_json::from_value(serde_json::json!({"version": "0.1.0"})).unwrap();
+    Snapshots::start(Mesh::new(Settings::new("main", &spec)), Metrics::default()).unwrap()
+}
+
+fn reason(readiness: &Readiness) -> String {
+    readiness.missing().first().map(|missing| missing.reason.clone()).unwrap_or_default()
+}
+
+async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let wait = async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap_or_else(|_| panic!("in vain: {what}"));
+}
+
+#[tokio::test]
+async fn ready_is_said_when_the_mesh_has_taken_everything_in_and_not_when_it_is_queued() {
+    let (snapshots, readiness) = (snapshots(), Readiness::new());
+    let syncing = Syncing::new(&["Pod", "Service"], readiness.clone(), snapshots.clone());
+    syncing.done("Pod").await;
+    assert_eq!(reason(&readiness), "not listed yet: Service");
+    syncing.done("Service").await;
+    // This task has not let another one run since.
+    assert_eq!(reason(&readiness), "everything is listed; the mesh takes it in");
+    until("ready", || readiness.missing().is_empty()).await;
+    assert!(snapshots.synced());
+}
+
+/// An API server that serves a kind only from some moment on.
+fn server(served: Arc<AtomicBool>) -> Client {
+    let answer = move |request: Request<kube::client::Body>| {
+        let served = served.load(Ordering::SeqCst);
+        async move {
+            let watching = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+            let list = r#"{"apiVersion":"meshwright.io/v1alpha1","kind":"List","metadata":{"resourceVersion":"1"},"items":[]}"#;
+            let gone = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"page not found","code":404}"#;
+            let (status, body) = match (served, watching) {
+                (false, _) => (404, Body::from(gone)),
+                (true, false) => (200, Body::from(list)),
+                (true, true) => {
+                    let silent = futures::stream::pending::<Result<bytes::Bytes, std::convert::Infallible>>();
+                    (200, Body::from_stream(silent))
+                }
+            };
+            Ok::<_, std::convert::Infallible>(Response::builder().status(status).body(body).unwrap())
+        }
+    };
+    Client::new(tower::service_fn(answer), "default")
+}
+
+#[tokio::test]
+async fn a_kind_that_is_not_served_is_not_an_empty_list() {
+    let (snapshots, readiness, stop) = (snapshots(), Readiness::new(), CancellationToken::new());
+    let served = Arc::new(AtomicBool::new(false));
+    let client = server(served.clone());
+    let kind = Kind::MeshPolicy;
+    let syncing = Syncing::new(&[kind.as_str()], readiness.clone(), snapshots.clone());
+    let watching = Watching {
+        client: &client,
+        stop: &stop,
+        syncing,
+        seen: Seen::default(),
+        monitor: Monitor::default(),
+    };
+    watching.start::<MeshPolicy>(kind);
+    let why = "not listed yet: MeshPolicy (the cluster does not serve this kind: install its CRD)";
+    until("it says why", || reason(&readiness) == why).await;
+    assert!(!snapshots.synced());
+    served.store(true, Ordering::SeqCst);
+    until("the CRD is there", || readiness.missing().is_empty()).await;
+    assert!(snapshots.synced());
+    stop.cancel();
+}
+
+/// What the API server says, one answer after the other; the last one again and again.
+struct Says {
+    answers: Mutex<VecDeque<Result<Versions, String>>>,
+    asked: AtomicUsize,
+}
+
+impl Newest for Says {
+    fn newest(&self) -> BoxFuture<'_, Result<Versions, String>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let mut answers = self.answers.lock();
+        let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
+        Box::pin(async move { answer.unwrap() })
+    }
+}
+
+fn key(name: &str) -> (&'static str, String, String) {
+    ("TrafficTarget", "shop".to_owned(), name.to_owned())
+}
+
+fn held(all: &[(&str, &str)]) -> Versions {
+    all.iter().map(|(name, version)| (key(name), (*version).to_owned())).collect()
+}
+
+const TIMES: Times = Times {
+    pause: Duration::from_millis(20),
+    patience: Duration::from_secs(60),
+    again: Duration::from_millis(2),
+};
+
+fn gate(answers: Vec<Result<Versions, String>>) -> (Arc<Freshness>, Arc<Says>, Seen, Snapshots) {
+    let says = Arc::new(Says { answers: Mutex::new(answers.into()), asked: AtomicUsize::new(0) });
+    let (seen, snapshots) = (Seen::default(), snapshots());
+    (Arc::new(Freshness::new(seen.clone(), says.clone(), snapshots.clone(), TIMES)), says, seen, snapshots)
+}
+
+fn note(seen: &Seen, name: &str, version: Option<&str>) {
+    seen.note("TrafficTarget", ("shop".to_owned(), name.to_owned()), version.map(str::to_owned));
+}
+
+#[tokio::test]
+async fn a_lagging_replica_does_not_roll_a_sidecar_back() {
+    // The target was edited, another one deleted, and this replica's watch has heard of neither.
+    let (gate, says, seen, snapshots) = gate(vec![Ok(held(&[("buy", "2")]))]);
+    note(&seen, "buy", Some("1"));
+    note(&seen, "gone", Some("1"));
+    snapshots.guard(gate);
+    let waiting = tokio::spawn({
+        let snapshots = snapshots.clone();
+        async move { snapshots.current(Holds::Something).await }
+    });
+    // It has looked again since, and found the same.
+    let looked_again = async || {
+        let before = says.asked.load(Ordering::SeqCst);
+        until("two more looks", || says.asked.load(Ordering::SeqCst) >= before + 2).await;
+    };
+    looked_again().await;
+    assert!(!waiting.is_finished(), "served as it was before");
+    note(&seen, "buy", Some("2"));
+    looked_again().await;
+    assert!(!waiting.is_finished(), "what was deleted is still open here");
+    note(&seen, "gone", None);
+    assert_eq!(waiting.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn one_that_stays_behind_serves_nobody_and_says_what_is_missing() {
+    let (_, says, seen, snapshots) = gate(vec![Ok(held(&[("buy", "2")]))]);
+    note(&seen, "buy", Some("1"));
+    let times = Times { patience: Duration::from_millis(20), ..TIMES };
+    snapshots.guard(Arc::new(Freshness::new(seen, says, snapshots.clone(), times)));
+    for holds in [Holds::Nothing, Holds::Something] {
+        let why = snapshots.current(holds).await.unwrap_err();
+        assert!(why.contains("TrafficTarget shop/buy"), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn without_the_api_server_only_those_are_served_that_hold_nothing() {
+    let (gate, _, _, snapshots) = gate(vec![Err("connection refused".to_owned())]);
+    snapshots.guard(gate);
+    assert_eq!(snapshots.current(Holds::Nothing).await, Ok(()), "the last good is better than nothing");
+    let why = snapshots.current(Holds::Something).await.unwrap_err();
+    assert!(why.contains("connection refused"), "{why}");
+}
+
+/// Streams that come at once share a look that began after all of them.
+#[tokio::test]
+async fn a_storm_of_streams_costs_two_looks() {
+    let (gate, says, _, _) = gate(vec![Ok(Versions::new())]);
+    let all = futures::future::join_all((0..1000).map(|_| gate.check())).await;
+    assert!(all.iter().all(|found| *found == Found::Current));
+    assert!(says.asked.load(Ordering::SeqCst) <= 2, "{:?}", says.asked);
+    gate.check().await;
+    assert!(says.asked.load(Ordering::SeqCst) <= 3);
+}
+
+#[tokio::test]
+async fn a_replica_that_begins_waits_for_what_is_being_put_back() {
+    let (snapshots, readiness) = (snapshots(), Readiness::new());
+    let target = |account: &str| -> Object {
+        let spec = serde_json::json!({
+            "destination": {"kind": "ServiceAccount", "name": account, "namespace": "shop"}, "sources": [],
+        });
+        let value = serde_json::json!({
+            "apiVersion": "access.smi-spec.io/v1alpha3", "kind": "TrafficTarget",
+            "metadata": {"name": "buy", "namespace": "shop", "labels": {crds::labels::SOURCE: "meshwright-system.team"}}, "spec": spec,
+        });
+        serde_json::from_value::<TrafficTarget>(value).unwrap().into()
+    };
+    let Object::TrafficTarget(sealed) = target("store") else { panic!("a target") };
+    let hash = crds::seal::content_hash(&sealed.spec).unwrap();
+    let source = serde_json::json!({
+        "apiVersion": "meshwright.io/v1alpha1", "kind": "PolicySource",
+        "metadata": {"name": "team", "namespace": "meshwright-system"}, "spec": {"git": {"url": "/repo"}},
+        "status": {"inventory": [{"kind": "TrafficTarget", "namespace": "shop", "name": "buy", "hash": hash}]},
+    });
+    let source: PolicySource = serde_json::from_value(source).unwrap();
+    for object in [source.into(), target("edited")] {
+        snapshots.send(Input::Apply(Box::new(object))).await;
+    }
+    let syncing = Syncing::new(&["Pod"], readiness.clone(), snapshots.clone());
+    syncing.done("Pod").await;
+    let why = "not there as they are sealed: PolicySource meshwright-system/team";
+    until("it says what it waits for", || reason(&readiness) == why).await;
+    assert!(!snapshots.synced());
+    snapshots.send(Input::Apply(Box::new(target("store")))).await;
+    until("it is put back", || readiness.missing().is_empty()).await;
+    assert!(snapshots.synced());
+}
