@@ -124,6 +124,22 @@ verb_ctr() {
   ctr "$@"
 }
 
+verb_bounce() {
+  need_root
+  need_cluster
+  with_lock "cluster-$NAME" bounce_locked
+}
+
+bounce_locked() {
+  local pid
+  if pid=$(daemon_pid kube-apiserver); then
+    kill -KILL "$pid" 2>/dev/null || true
+    wait_for 10 "kube-apiserver to be gone" daemon_gone kube-apiserver
+  fi
+  start_api_server
+  wait_ready 60 "the API server" "etcd kube-apiserver" api_answers
+}
+
 verb_kubectl() {
   need_cluster
   exec "$KUBERNETES_BIN/kubectl" --kubeconfig "$RUN/kubeconfig" "$@"

@@ -74,6 +74,14 @@ impl Cluster {
         output(script().args(["ctr", "--name", &self.name, "--"]).args(arguments))
     }
 
+    /// Kills the API server as a power cut would, and starts it again.
+    ///
+    /// # Errors
+    /// As the script says.
+    pub fn kill_api_server(&self) -> anyhow::Result<()> {
+        output(script().args(["bounce", "--name", &self.name])).map(drop)
+    }
+
     /// `kubectl get -o json`.
     ///
     /// # Errors

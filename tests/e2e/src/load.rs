@@ -3,7 +3,7 @@
 //! Each generator prints its counters every half second and once more when it ends; a thread per pod follows its
 //! log and keeps the last line. Pods come and go while an upgrade moves them, so a scout looks for new ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +31,8 @@ pub struct Totals {
 }
 
 type Lines = Arc<Mutex<BTreeMap<String, Value>>>;
+/// Generators whose log is being read.
+type Following = Arc<Mutex<BTreeSet<String>>>;
 
 /// Follows every generator of a Deployment until it is stopped.
 #[derive(Debug)]
@@ -82,6 +84,7 @@ impl Drop for Follower {
 }
 
 fn scout(cluster: &Cluster, namespace: &str, app: &'static str, lines: &Lines, stop: &AtomicBool) {
+    let following = Following::default();
     while !stop.load(Ordering::Relaxed) {
         let selector = format!("app={app}");
         for pod in cluster.list(&["pods", "-n", namespace, "-l", &selector]).unwrap_or_default() {
@@ -89,13 +92,20 @@ fn scout(cluster: &Cluster, namespace: &str, app: &'static str, lines: &Lines, s
                 .as_array()
                 .is_some_and(|all| all.iter().any(|c| c["name"] == app && !c["state"]["running"].is_null()));
             let Some(name) = pod["metadata"]["name"].as_str() else { continue };
-            let mut known = lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if running && !known.contains_key(name) {
-                known.insert(name.to_owned(), Value::Null);
+            let mut read = following.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if running && read.insert(name.to_owned()) {
+                lines
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .entry(name.to_owned())
+                    .or_insert(Value::Null);
                 let (cluster, namespace) = (cluster.clone(), namespace.to_owned());
-                let (lines, name) = (Arc::clone(lines), name.to_owned());
-                // Ends by itself when the pod's log ends.
-                std::thread::spawn(move || follow(&cluster, &namespace, app, &name, &lines));
+                let (lines, name, following) = (Arc::clone(lines), name.to_owned(), Arc::clone(&following));
+                // Ends when the pod's log ends, or the API server does that hands it on; then it is read again.
+                std::thread::spawn(move || {
+                    follow(&cluster, &namespace, app, &name, &lines);
+                    following.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&name);
+                });
             }
         }
         std::thread::sleep(Duration::from_millis(500));
@@ -105,7 +115,7 @@ fn scout(cluster: &Cluster, namespace: &str, app: &'static str, lines: &Lines, s
 fn follow(cluster: &Cluster, namespace: &str, app: &str, pod: &str, lines: &Lines) {
     let child = cluster
         .kubectl()
-        .args(["logs", "-f", "-n", namespace, pod, "-c", app])
+        .args(["logs", "-f", "--tail=4", "-n", namespace, pod, "-c", app])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
+mod t10_watches;
 mod t1_demo;
 mod t2_injection;
 mod t3_bad_input;

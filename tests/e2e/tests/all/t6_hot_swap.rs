@@ -9,7 +9,7 @@ use e2e::shell::{output, until};
 use e2e::story::{MESH, NAMESPACES, Story};
 use serde_json::{Value, json};
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub const MINUTE: Duration = Duration::from_secs(60);
 const SLOTS: [&str; 2] = ["meshwright-proxy", "meshwright-proxy-b"];
 const DEPLOYMENTS: [(&str, &str); 7] = [
     ("bookstore", "bookstore-v1"),
@@ -22,9 +22,9 @@ const DEPLOYMENTS: [(&str, &str); 7] = [
 ];
 
 /// Uid, and how often each of the app's containers was restarted.
-type Lives = BTreeMap<String, (Value, Vec<Value>)>;
+pub type Lives = BTreeMap<String, (Value, Vec<Value>)>;
 
-fn pods(story: &Story) -> Vec<Value> {
+pub fn pods(story: &Story) -> Vec<Value> {
     let list = |namespace: &&str| story.cluster.list(&["pods", "-n", namespace]).unwrap();
     NAMESPACES.iter().flat_map(list).collect()
 }
@@ -38,7 +38,7 @@ fn name(pod: &Value) -> String {
     format!("{}/{}", metadata["namespace"].as_str().unwrap(), metadata["name"].as_str().unwrap())
 }
 
-fn lives(story: &Story) -> Lives {
+pub fn lives(story: &Story) -> Lives {
     let life = |pod: &Value| {
         let statuses = containers(pod, "/status/containerStatuses");
         let apps = statuses.into_iter().filter(|status| !SLOTS.iter().any(|slot| status["name"] == *slot));
@@ -70,7 +70,7 @@ fn envoys(story: &Story) -> Vec<String> {
 }
 
 /// The apps on the older release, each pod with two slots.
-fn prepare(story: &mut Story) {
+pub fn prepare(story: &mut Story) {
     if story.cluster.get(&["meshconfig", MESH]).unwrap()["status"]["version"]["effective"] != "0.1.0" {
         let load = story.start_load().unwrap();
         story.upgrade(&load, "0.1.0").unwrap();
@@ -103,7 +103,7 @@ fn prepare(story: &mut Story) {
     .unwrap();
 }
 
-fn assert_none_failed(what: &str, totals: &Totals) {
+pub fn assert_none_failed(what: &str, totals: &Totals) {
     assert_eq!(totals.failed, 0, "{what}: of {}: {:?}", totals.sent, totals.failures);
 }
 

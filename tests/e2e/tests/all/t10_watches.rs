@@ -1,0 +1,102 @@
+//! "One watch ahead of another takes no endpoint away": both backends of a split are swapped while the API server is killed
+//! again and again, so that pods and EndpointSlices are heard of in any order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use e2e::shell::{output, until};
+use e2e::story::{MESH, Story};
+use serde_json::json;
+
+use crate::t6_hot_swap::{MINUTE, assert_none_failed, lives, prepare};
+
+/// The API server is killed so often, for at least so long.
+const EVERY: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(120);
+const BACKENDS: [&str; 2] = ["bookstore-v1", "bookstore-v2"];
+
+/// Each backend of the split is one pod: while its endpoint is gone, nobody else is there.
+fn one_pod_each(story: &Story) {
+    let split = story.cluster.list(&["trafficsplits", "-n", "bookstore"]).unwrap();
+    assert!(!split.is_empty(), "the story has split the bookstore");
+    for backend in BACKENDS {
+        let deployment = format!("deployment/{backend}");
+        output(story.cluster.kubectl().args(["scale", "-n", "bookstore", &deployment, "--replicas=1"]))
+            .unwrap();
+        story.cluster.rolled_out("bookstore", backend, 3 * MINUTE).unwrap();
+    }
+}
+
+/// Half of the requests to each, and many of them.
+fn hurry(story: &Story) {
+    let args = [
+        "load",
+        "http://bookstore.bookstore:8080/books",
+        "--after-first-success",
+        "--short=4",
+        "--keep-alive=20",
+    ];
+    let container = json!([{"name": "load", "args": args}]);
+    let patch = json!({"spec": {"template": {"spec": {"containers": container}}}});
+    let mut command = story.cluster.kubectl();
+    command.args([
+        "patch",
+        "deployment",
+        "-n",
+        "bookbuyer",
+        "load",
+        "--type=strategic",
+        "-p",
+        &patch.to_string(),
+    ]);
+    output(&mut command).unwrap();
+}
+
+/// Kills until it is told that it is enough, and says how often.
+fn killer(story: &Story, enough: &Arc<AtomicBool>) -> std::thread::JoinHandle<u32> {
+    let (cluster, enough) = (story.cluster.clone(), Arc::clone(enough));
+    std::thread::spawn(move || {
+        let mut kills = 0;
+        while !enough.load(Ordering::Relaxed) {
+            std::thread::park_timeout(EVERY);
+            kills += u32::from(cluster.kill_api_server().is_ok());
+        }
+        kills
+    })
+}
+
+#[test]
+fn one_watch_ahead_of_another_takes_no_endpoint_away() {
+    let mut story = Story::new(crate::cluster()).unwrap();
+    prepare(&mut story);
+    one_pod_each(&story);
+    hurry(&story);
+    let load = story.follow("load").unwrap();
+    let before = lives(&story);
+
+    let (start, sent) = (Instant::now(), load.totals().sent);
+    let enough = Arc::new(AtomicBool::new(false));
+    let killer = killer(&story, &enough);
+    let version = json!({"spec": {"version": "0.2.0"}});
+    until("the version to be edited", MINUTE, || {
+        story.cluster.patch(&["meshconfig", MESH], &version).map(Some)
+    })
+    .unwrap();
+    let swapped = until("every sidecar to be swapped", 15 * MINUTE, || {
+        let mesh = story.cluster.get(&["meshconfig", MESH])?;
+        Ok((mesh["status"]["version"]["effective"] == "0.2.0" && start.elapsed() >= LONG).then_some(()))
+    });
+    enough.store(true, Ordering::Relaxed);
+    killer.thread().unpark();
+    let kills = killer.join().unwrap();
+    let (lasted, counted) = (start.elapsed(), load.totals().sent - sent);
+    swapped.unwrap();
+    assert_eq!(lives(&story), before, "the same pods, and no app was restarted");
+
+    let totals = story.end("load", &load).unwrap();
+    println!("{counted} requests in {} s, the API server was killed {kills} times", lasted.as_secs());
+    assert!(kills >= 10, "{kills} kills");
+    assert!(u128::from(counted) * 1000 >= 500 * lasted.as_millis(), "at least 500 requests a second");
+    assert_none_failed("requests", &totals);
+}
