@@ -203,7 +203,7 @@ async fn a_replica_that_begins_waits_for_what_is_being_put_back() {
     let source = serde_json::json!({
         "apiVersion": "meshwright.io/v1alpha1", "kind": "PolicySource",
         "metadata": {"name": "team", "namespace": "meshwright-system"}, "spec": {"git": {"url": "/repo"}},
-        "status": {"inventory": [{"kind": "TrafficTarget", "namespace": "shop", "name": "buy", "hash": hash}]},
+        "status": {"applied": {"commit": "c"}, "inventory": [{"kind": "TrafficTarget", "namespace": "shop", "name": "buy", "hash": hash}]},
     });
     let source: PolicySource = serde_json::from_value(source).unwrap();
     for object in [source.into(), target("edited")] {
