@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use crds::labels;
 use crds::mesh_config::UpgradeStrategy;
+use injector::settings::Secret;
 use injector::{Decision, NamespaceMeta, Settings};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
@@ -44,7 +45,7 @@ pub struct Arguments {
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Outcome> {
     let text = read(&arguments.filename)?;
-    let settings = settings(arguments);
+    let settings = settings(arguments)?;
     let mut denied = false;
     let mut parts = Vec::new();
     for document in gitops::yaml::documents(&text, gitops::yaml::Format::Yaml)? {
@@ -76,7 +77,7 @@ fn read(path: &Path) -> anyhow::Result<String> {
     })
 }
 
-fn settings(arguments: &Arguments) -> Settings {
+fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
     let controller = labels::controller_name(&arguments.version);
     let controller =
         format!("{controller}.{}.svc.cluster.local:{}", arguments.mesh_namespace, labels::CONTROLLER_PORT);
@@ -84,7 +85,9 @@ fn settings(arguments: &Arguments) -> Settings {
     let settings =
         Settings::new(&arguments.mesh, &arguments.mesh_namespace, &arguments.version, &controller, &image);
     let strategy = if arguments.hot_swap { UpgradeStrategy::HotSwap } else { UpgradeStrategy::Restart };
-    Settings { native_sidecars: arguments.native_sidecars, strategy, ..settings }
+    // Whoever reads the pod can read what is made from it, but nobody else can work it out.
+    let secret = Secret::random()?;
+    Ok(Settings { native_sidecars: arguments.native_sidecars, strategy, secret, ..settings })
 }
 
 /// What injection says about a pod or pod template.

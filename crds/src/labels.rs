@@ -68,6 +68,10 @@ pub const INIT_CONTAINER: &str = "meshwright-init";
 pub const SWAP_DRAIN_SECONDS: u32 = 300;
 /// Environment variable of a slot: its [`SWAP_DRAIN_SECONDS`].
 pub const SWAP_DRAIN_ENV: &str = "MESHWRIGHT_SWAP_DRAIN_SECONDS";
+/// Environment of the init container: user id of this pod's sidecar.
+pub const PROXY_USER_ENV: &str = "MESHWRIGHT_PROXY_USER";
+/// Environment of the sidecar: what whoever asks for a probe or a hook of the app must know.
+pub const HOOK_KEY_ENV: &str = "MESHWRIGHT_HOOK_KEY";
 /// Group id of the sidecar. Traffic of this group and one of [`PROXY_USERS`] is the sidecar's own, and not redirected.
 pub const PROXY_GID: i64 = 1337;
 /// User ids of sidecars, of which each pod's has one (decision 11). All of them exist also in a pod with a user namespace

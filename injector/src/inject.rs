@@ -58,15 +58,16 @@ fn edit(pod: &mut Pod, settings: &Settings) -> AppProbes {
     }
     let mut probes = AppProbes::new();
     let Some(spec) = &mut pod.spec else { return probes };
+    let key = settings.hook_key();
     for container in &mut spec.containers {
-        probes::rewrite(container, Starts::After, &mut probes);
+        probes::rewrite(container, Starts::After, &key, &mut probes);
         let lifecycle = container.lifecycle.get_or_insert_with(Lifecycle::default);
-        lifecycle.pre_stop.get_or_insert_with(sidecar::hold);
+        lifecycle.pre_stop.get_or_insert_with(|| sidecar::hold(settings));
     }
     // Native sidecars of the app's own; init containers that end have no probes.
     let starts = if settings.native_sidecars { Starts::After } else { Starts::Before };
     for container in spec.init_containers.iter_mut().flatten() {
-        probes::rewrite(container, starts, &mut probes);
+        probes::rewrite(container, starts, &key, &mut probes);
     }
     probes
 }
@@ -83,7 +84,7 @@ fn additions(
     probes: &AppProbes,
 ) -> Result<Vec<PatchOperation>, Problem> {
     let proxies = sidecar::proxies(pod, spec, settings, &probes::json(probes)?);
-    let init = sidecar::init(settings);
+    let init = sidecar::init(spec, settings);
     let mut operations = Vec::new();
     match (settings.native_sidecars, &spec.init_containers) {
         (true, Some(_)) => {

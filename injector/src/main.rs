@@ -23,6 +23,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use injector::Settings;
+use injector::settings::Secret;
 use prometheus_client::registry::Registry;
 use runtime::admin::{Admin, Readiness};
 use runtime::certificates::{self, TokenSource, TrustSource};
@@ -129,10 +130,10 @@ impl Arguments {
         }
     }
 
-    fn settings(&self, native_sidecars: bool) -> Settings {
+    fn settings(&self, native_sidecars: bool, secret: Secret) -> Settings {
         let controller = self.controller_of_sidecars();
         let settings = Settings::new(&self.mesh, &self.namespace, &self.revision, &controller, &self.image);
-        Settings { native_sidecars, ..settings }
+        Settings { native_sidecars, secret, ..settings }
     }
 }
 
@@ -168,7 +169,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let client = kube::Client::try_default().await.context("no way to reach the Kubernetes API")?;
     let native = arguments.native_sidecars.decide(&client).await?;
     tracing::info!(native, "sidecars");
-    let facts = watch::start(client, arguments.settings(native), &readiness, &shutdown.stopping);
+    let secret = Secret::random()?;
+    let facts = watch::start(client, arguments.settings(native, secret), &readiness, &shutdown.stopping);
     let keep = keep_certificate(certificates, readiness.clone(), shutdown.clone());
 
     let state = facts.clone();

@@ -1,7 +1,7 @@
 //! Probes of the app: the kubelet has no certificate of the mesh, so the sidecar answers for the app.
 //!
-//! `httpGet`, `tcpSocket` and `grpc` probes and `httpGet` hooks become `httpGet :15020/probe/<container>/<kind>`; what
-//! they were is told to the sidecar in `MESHWRIGHT_PROBES`, which asks the app. `exec` needs no network and stays.
+//! `httpGet`, `tcpSocket` and `grpc` probes and `httpGet` hooks become `httpGet :15020/probe/<key>/<container>/<kind>`; the
+//! key is told to the kubelet and the sidecar only, for anybody can connect to that port. What they were is told to the sidecar in `MESHWRIGHT_PROBES`, which asks the app. `exec` needs no network and stays.
 
 use std::collections::BTreeMap;
 
@@ -61,7 +61,7 @@ enum Scheme {
     Grpc,
 }
 
-/// All probes of a pod by `<container>/<kind>`.
+/// All probes of a pod by `<key>/<container>/<kind>`.
 pub type AppProbes = BTreeMap<String, AppProbe>;
 
 /// When a container's probes begin.
@@ -78,8 +78,8 @@ pub enum Starts {
 ///
 /// One is left alone when it names another host, or a port name that no port of the container has (the kubelet
 /// cannot run that one either).
-pub fn rewrite(container: &mut Container, starts: Starts, probes: &mut AppProbes) {
-    let name = container.name.clone();
+pub fn rewrite(container: &mut Container, starts: Starts, key: &str, probes: &mut AppProbes) {
+    let name = format!("{key}/{}", container.name);
     let ports: BTreeMap<String, i32> = container
         .ports
         .iter()

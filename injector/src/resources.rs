@@ -34,16 +34,20 @@ const SUFFIXES: [(&str, f64); 15] = [
     ("E", 1e21),
 ];
 
-/// An amount in thousandths of its unit (Kubernetes, resource.Quantity; the form with an exponent is not read).
+/// An amount in thousandths of its unit (Kubernetes, resource.Quantity: a suffix or an exponent, not both).
 #[must_use]
 pub fn milli(text: &str) -> Option<f64> {
-    let (number, factor) = SUFFIXES
-        .iter()
-        .find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)))
-        .unwrap_or((text, 1e3));
-    let digits = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let value: f64 = number.parse().ok().filter(|_| digits && number.len() <= 20)?;
-    Some(value * factor)
+    let suffixed =
+        SUFFIXES.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, "0", *factor)));
+    let (number, exponent, factor) = suffixed
+        .or_else(|| text.split_once(['e', 'E']).map(|(number, exponent)| (number, exponent, 1e3)))
+        .unwrap_or((text, "0", 1e3));
+    let is_number = |text: &str, others: &[u8]| {
+        text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit() || others.contains(&byte))
+    };
+    let exponent: i32 = exponent.parse().ok().filter(|power: &i32| power.abs() <= 18)?;
+    let value: f64 = number.parse().ok().filter(|_| is_number(number, b"."))?;
+    Some(value * 10_f64.powi(exponent) * factor)
 }
 
 /// Sets one amount.
@@ -86,9 +90,29 @@ mod tests {
         {
             assert_eq!(milli(text), Some(expected), "{text}");
         }
-        for text in
-            ["", "m", "-1", "1e3", "1 Mi", "1MiB", "NaN", "inf", ".", "1.2.3", "١", "9999999999999999999999"]
+        for (text, expected) in [("1e9", 1e12), ("1E3", 1e6), ("1.5e+2", 150e3), ("2e-3", 2.0), ("1E", 1e21)]
         {
+            assert_eq!(milli(text), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "m",
+            "-1",
+            "1e",
+            "e3",
+            "1e3k",
+            "1e3e3",
+            "1e99",
+            "1e1.0",
+            "1 Mi",
+            "1MiB",
+            "NaN",
+            "inf",
+            ".",
+            "1.2.3",
+            "١",
+            "9999999999999999999999",
+        ] {
             assert_eq!(milli(text), None, "{text}");
         }
     }

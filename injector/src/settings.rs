@@ -9,6 +9,7 @@ use crds::{duration, labels};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use sha2::{Digest, Sha256};
 
 /// Everything about the mesh and this revision that shapes a sidecar.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,8 +24,11 @@ pub struct Settings {
     pub trust_domain: String,
     /// `host:port` of the revision's controller.
     pub controller: String,
-    /// What the sidecar's user id is made from: another one for each pod.
+    /// What a pod's sidecar gets is made from these two, so that nobody else can work it out: its user id, and the key in
+    /// the paths of its probes and hooks. The seed is another one for each pod, the secret one that nobody knows.
     pub seed: String,
+    /// See `seed`; random, and never written anywhere.
+    pub secret: Secret,
     /// Image of the sidecar and of the init container.
     pub image: String,
     /// Envoy's log level.
@@ -41,6 +45,34 @@ pub struct Settings {
     pub drain_time: Duration,
     /// Traffic that is not redirected.
     pub redirection: Redirection,
+}
+
+/// Bytes that nobody knows. Its `Debug` shows nothing.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(pub [u8; 32]);
+
+/// The system has no random numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the system has no random numbers")]
+pub struct NoRandom;
+
+impl Secret {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When the system has no random numbers.
+    pub fn random() -> Result<Self, NoRandom> {
+        let mut bytes = [0; 32];
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.secure_random.fill(&mut bytes).map_err(|_| NoRandom)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Secret(…)")
+    }
 }
 
 /// Traffic that the init container does not redirect, parsed and in order.
@@ -75,6 +107,7 @@ impl Settings {
             trust_domain: "cluster.local".to_owned(),
             controller: controller.to_owned(),
             seed: String::new(),
+            secret: Secret::default(),
             image: image.to_owned(),
             log_level: LogLevel::default(),
             concurrency: 1,
@@ -101,6 +134,25 @@ impl Settings {
             redirection: Redirection::parse(&spec.traffic.exclusions)?,
             ..self.clone()
         })
+    }
+}
+
+impl Settings {
+    /// Bytes for one purpose and one pod, the same whenever they are asked for.
+    pub(crate) fn derive(&self, purpose: &str) -> [u8; 32] {
+        let seed = self.seed.as_bytes();
+        let parts: [&[u8]; 4] = [b"meshwright ", purpose.as_bytes(), &[0], &self.secret.0];
+        parts
+            .iter()
+            .fold(Sha256::new(), |hash, part| hash.chain_update(part))
+            .chain_update(seed)
+            .finalize()
+            .into()
+    }
+
+    /// What only the kubelet is told (`crds::labels::HOOK_KEY_ENV`).
+    pub(crate) fn hook_key(&self) -> String {
+        self.derive("hook key")[..16].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crds::labels;
 use crds::mesh_config::UpgradeStrategy;
@@ -95,16 +94,16 @@ pub fn proxies(pod: &Pod, spec: &PodSpec, settings: &Settings, probes: &str) -> 
 /// `fs.inotify.max_user_instances`), and an Envoy needs five for the files that it watches: as one user, thirty sidecars
 /// would be all that a node can run.
 fn user(spec: &PodSpec, settings: &Settings) -> i64 {
-    let mut hasher = DefaultHasher::new();
-    settings.seed.hash(&mut hasher);
+    // Not of the standard library's hash, which may be another one with the next compiler.
+    let [a, b, c, d, ..] = settings.derive("user");
+    let chance = i64::from(u32::from_be_bytes([a, b, c, d]));
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let own = containers.filter_map(|container| container.security_context.as_ref()?.run_as_user);
     let taken: BTreeSet<i64> =
         own.chain(spec.security_context.as_ref().and_then(|pod| pod.run_as_user)).collect();
     let (first, many) =
         (*labels::PROXY_USERS.start(), labels::PROXY_USERS.end() - labels::PROXY_USERS.start() + 1);
-    let start = i64::try_from(hasher.finish() % many.unsigned_abs()).unwrap_or_default();
-    let mut each = (0..many).map(|step| first + (start + step) % many);
+    let mut each = (0..many).map(|step| first + (chance + step) % many);
     each.find(|user| !taken.contains(user)).unwrap_or(first)
 }
 
@@ -170,12 +169,14 @@ fn readiness(failure_threshold: i32) -> Probe {
 }
 
 /// The init container that redirects the pod's traffic.
-pub fn init(settings: &Settings) -> Container {
+pub fn init(spec: &PodSpec, settings: &Settings) -> Container {
     Container {
         name: labels::INIT_CONTAINER.to_owned(),
         image: Some(settings.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         args: Some(init_arguments(&settings.redirection)),
+        // Not an argument: an init container of a release that does not know it would fail.
+        env: Some(vec![value(labels::PROXY_USER_ENV, &user(spec, settings).to_string())]),
         resources: Some(settings.resources.clone()),
         security_context: Some(SecurityContext {
             run_as_user: Some(0),
@@ -255,8 +256,10 @@ fn trust() -> Volume {
 }
 
 /// Keeps an app container alive while calls that are under way still need it.
-pub fn hold() -> LifecycleHandler {
-    LifecycleHandler { http_get: Some(http_get("/hold")), ..LifecycleHandler::default() }
+pub fn hold(settings: &Settings) -> LifecycleHandler {
+    // In the query, so that a sidecar of a release that knows no key answers too.
+    let path = format!("/hold?key={}", settings.hook_key());
+    LifecycleHandler { http_get: Some(http_get(&path)), ..LifecycleHandler::default() }
 }
 
 fn environment(pod: &Pod, settings: &Settings, probes: &str) -> Vec<EnvVar> {
@@ -275,6 +278,7 @@ fn environment(pod: &Pod, settings: &Settings, probes: &str) -> Vec<EnvVar> {
         value("MESHWRIGHT_LOG_LEVEL", log_level_name(settings.log_level)),
         value("MESHWRIGHT_CONCURRENCY", &settings.concurrency.to_string()),
         value("MESHWRIGHT_PROBES", probes),
+        value(labels::HOOK_KEY_ENV, &settings.hook_key()),
         value("MESHWRIGHT_GRACE_SECONDS", &grace.to_string()),
     ]
 }

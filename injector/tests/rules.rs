@@ -2,6 +2,7 @@
 
 use crds::labels;
 use crds::mesh_config::UpgradeStrategy;
+use injector::settings::Secret;
 use injector::{Decision, DenyReason, NamespaceMeta, Reason, Settings, inject};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
@@ -174,6 +175,75 @@ fn each_pod_has_a_user_of_its_own() {
     taken.spec.as_mut().unwrap().containers[0].security_context =
         Some(serde_json::from_value(as_the_sidecar).unwrap());
     assert_ne!(user(&taken, 7), users[7], "no container has the sidecar's user");
+}
+
+/// What the init container redirects past Envoy is this pod's sidecar and nobody else.
+#[test]
+fn the_init_container_is_told_the_sidecars_user() {
+    for settings in [settings(), native()] {
+        let spec = injected(&pod(PLAIN), &settings).spec.unwrap();
+        let all = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let named = |name: &str| all().find(|container| container.name == name).unwrap();
+        let user = named(labels::PROXY_CONTAINER).security_context.as_ref().unwrap().run_as_user.unwrap();
+        let told = variable(named(labels::INIT_CONTAINER), labels::PROXY_USER_ENV);
+        assert_eq!(told, Some(user.to_string()));
+        assert!(!named(labels::INIT_CONTAINER).args.as_ref().unwrap().iter().any(|arg| arg.contains("user")));
+    }
+}
+
+fn variable(container: &Container, name: &str) -> Option<String> {
+    container.env.iter().flatten().find(|variable| variable.name == name)?.value.clone()
+}
+
+/// Port 15020 is open to the whole cluster; what is asked there for the application takes a word of the kubelet's.
+#[test]
+fn probes_and_hooks_hold_a_key_that_no_neighbour_can_work_out() {
+    let key = |seed: &str, secret: u8| {
+        let settings = Settings { seed: seed.to_owned(), secret: Secret([secret; 32]), ..settings() };
+        let spec = injected(&pod(include_str!("pods/hooks.yaml")), &settings).spec.unwrap();
+        let key = variable(&spec.containers[0], labels::HOOK_KEY_ENV).unwrap();
+        let probes = variable(&spec.containers[0], "MESHWRIGHT_PROBES").unwrap();
+        let probes: std::collections::BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(&probes).unwrap();
+        assert!(
+            !probes.is_empty() && probes.keys().all(|name| name.starts_with(&format!("{key}/"))),
+            "{probes:?}"
+        );
+        let apps = spec.containers.iter().filter(|container| container.name != labels::PROXY_CONTAINER);
+        let mut paths = Vec::new();
+        for app in apps {
+            let probe =
+                |probe: &Option<k8s_openapi::api::core::v1::Probe>| probe.as_ref()?.http_get.clone()?.path;
+            paths.extend(
+                [&app.liveness_probe, &app.readiness_probe, &app.startup_probe].into_iter().filter_map(probe),
+            );
+            let lifecycle = app.lifecycle.clone().unwrap();
+            let hooks = [lifecycle.post_start, lifecycle.pre_stop].into_iter().flatten();
+            paths.extend(hooks.filter_map(|hook| hook.http_get?.path));
+        }
+        let ours = |path: &&String| path.starts_with("/probe/") || path.starts_with("/hold");
+        assert!(paths.iter().filter(ours).count() >= 2, "{paths:?}");
+        for path in paths.iter().filter(ours) {
+            let name = path.strip_prefix("/probe/").is_some_and(|name| probes.contains_key(name));
+            assert!(name || *path == format!("/hold?key={key}"), "{path}");
+        }
+        key
+    };
+    let one = key("seed", 1);
+    assert_eq!((one.len(), one == key("seed", 1)), (32, true), "the same pod and secret make the same");
+    assert_ne!(one, key("seed", 2), "who knows the seed knows nothing");
+    assert_ne!(one, key("another", 1), "each pod has its own");
+}
+
+/// A pod that comes a second time (reinvocation, or read from the cluster and applied) keeps its key and its user.
+#[test]
+fn a_second_admission_changes_no_key() {
+    let seeded = |seed: &str| Settings { seed: seed.to_owned(), secret: Secret([3; 32]), ..settings() };
+    let once = injected(&pod(include_str!("pods/hooks.yaml")), &seeded("first"));
+    match inject(&once, &namespace(), &seeded("second")) {
+        Decision::Skip(Reason::AlreadyInjected, patch) => assert!(patch.0.is_empty(), "{patch:?}"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

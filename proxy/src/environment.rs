@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::hook_key::HookKey;
 use crate::probe::ProbeTarget;
 use crate::swap::Slot;
 
@@ -29,6 +30,8 @@ pub struct Environment {
     pub pod_ip: IpAddr,
     /// Probes that kubelet sends here instead of to the application: `<container>/<kind>` to target.
     pub probes: BTreeMap<String, ProbeTarget>,
+    /// What whoever asks for a probe or a hook must know; nothing in a pod that a release before this one injected.
+    pub hook_key: Option<HookKey>,
     /// `terminationGracePeriodSeconds` of the pod.
     pub grace: Duration,
     /// Which slot this is, in a pod with two.
@@ -169,6 +172,7 @@ pub fn parse(get: impl Fn(&str) -> Option<String>) -> Result<Environment, Proble
     let log_level = reader.optional("MESHWRIGHT_LOG_LEVEL", LogLevel::Warning, log_level);
     let concurrency = reader.optional("MESHWRIGHT_CONCURRENCY", NonZeroU32::MIN, concurrency);
     let probes = reader.optional("MESHWRIGHT_PROBES", BTreeMap::new(), probes);
+    let hook_key = reader.secret("MESHWRIGHT_HOOK_KEY", HookKey::parse);
     let grace = reader.optional("MESHWRIGHT_GRACE_SECONDS", DEFAULT_GRACE, grace);
     let swap_drain = reader.optional("MESHWRIGHT_SWAP_DRAIN_SECONDS", DEFAULT_SWAP_DRAIN, swap_drain);
     let slot = reader.optional("MESHWRIGHT_SLOT", None, slot);
@@ -184,6 +188,7 @@ pub fn parse(get: impl Fn(&str) -> Option<String>) -> Result<Environment, Proble
             envoy: EnvoySettings { log_level, concurrency },
             pod_ip,
             probes,
+            hook_key,
             grace,
             slot,
             swap_drain,
@@ -228,6 +233,14 @@ impl<G: Fn(&str) -> Option<String>> Reader<G> {
             Some(value) => self.checked(name, &value, parse).unwrap_or(default),
             None => default,
         }
+    }
+
+    /// One whose value stands in no message.
+    fn secret<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let value = (self.get)(name).filter(|value| !value.is_empty())?;
+        parse(&value)
+            .map_err(|rule| self.problems.push(Problem::Invalid { name, value: "…".to_owned(), rule }))
+            .ok()
     }
 
     fn name(&mut self, variable: &'static str) -> String {

@@ -12,7 +12,7 @@
 //!                      └────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Pure: [`init::rules`], [`environment`], [`bootstrap`], [`stats`], [`readiness`], [`drain`]'s state machines.
+//! Pure: [`init::rules`], [`environment`], [`guests`], [`bootstrap`], [`stats`], [`readiness`], [`drain`]'s state machines.
 //! Everything else is a thin executor around them. Only `main.rs` and the tests use this library.
 
 pub mod bootstrap;
@@ -22,7 +22,9 @@ pub mod drain;
 pub mod environment;
 pub mod envoy;
 pub mod grpc;
+pub mod guests;
 pub mod holding;
+pub mod hook_key;
 pub mod http_client;
 pub mod init;
 pub mod pod;

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use ipnet::IpNet;
 use proxy::certificate::Files;
-use proxy::init::rules::Exclusions;
+use proxy::init::rules::{Exclusions, SidecarUser};
 use proxy::run::Paths;
 use proxy::{environment, init, run, swap, verbs};
 
@@ -56,6 +56,10 @@ struct InitArguments {
     /// Ports of the application that are reached directly
     #[arg(long, value_delimiter = ',', num_args = 0.., value_name = "PORT,…")]
     exclude_inbound_ports: Vec<u16>,
+    /// User id of this pod's sidecar, whose traffic is not redirected; if left out, any of 20000 to 59999
+    // By environment too: an init container of a release before this one knows no such argument, and would fail.
+    #[arg(long, env = "MESHWRIGHT_PROXY_USER", value_parser = clap::value_parser!(u32).range(1..), value_name = "UID")]
+    proxy_user: Option<u32>,
 }
 
 #[derive(clap::Args)]
@@ -114,8 +118,9 @@ fn redirect(arguments: InitArguments) -> anyhow::Result<u8> {
         outbound_networks: BTreeSet::from_iter(arguments.exclude_outbound_cidrs),
         inbound_ports: BTreeSet::from_iter(arguments.exclude_inbound_ports),
     };
-    let families = init::redirect(&exclusions).context("cannot redirect the pod's traffic to Envoy")?;
-    tracing::info!(?families, "the pod's traffic goes through Envoy");
+    let user = arguments.proxy_user.map_or(SidecarUser::AnyOfRange, SidecarUser::This);
+    let families = init::redirect(&exclusions, user).context("cannot redirect the pod's traffic to Envoy")?;
+    tracing::info!(?families, ?user, "the pod's traffic goes through Envoy");
     Ok(0)
 }
 

@@ -1,5 +1,6 @@
 //! The running sidecar as its server and its main loop share it: certificate, readiness, hold and drain.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,20 @@ pub struct Sidecar {
     ending_since: OnceLock<Instant>,
     drained: OnceCell<Drained>,
     last: Mutex<Last>,
+    seen: tokio::sync::Mutex<Option<Seen>>,
+    generation: AtomicU64,
 }
+
+/// What Envoy said a moment ago, so that many who ask at once cost one question.
+#[derive(Debug)]
+struct Seen {
+    at: Instant,
+    generation: u64,
+    fact: EnvoyFact,
+}
+
+/// How long an answer of Envoy is passed on. The kubelet asks every second.
+const FRESH: Duration = Duration::from_millis(200);
 
 /// What was seen of the own Envoy last. While another slot tries to take over, its Envoy answers on the admin
 /// interface, and about itself.
@@ -70,12 +84,17 @@ impl Sidecar {
             ending_since: OnceLock::new(),
             drained: OnceCell::new(),
             last: Mutex::default(),
+            seen: tokio::sync::Mutex::default(),
+            generation: AtomicU64::new(0),
         }
     }
 
     /// While frozen, the sidecar counts as what it was: ready, if it was.
     pub(crate) fn freeze(&self, frozen: bool) {
-        self.last().frozen = frozen;
+        let before = std::mem::replace(&mut self.last().frozen, frozen);
+        if before != frozen {
+            self.forget();
+        }
     }
 
     /// Whether the admin interface has gone away since this was asked last.
@@ -86,22 +105,44 @@ impl Sidecar {
     /// An Envoy that took over has shown that it is ready, whether or not anybody has asked since.
     pub(crate) fn proven(&self) {
         *self.last() = Last { ready: true, ..Last::default() };
+        self.forget();
     }
 
     /// The own Envoy is live, and this is its restart epoch.
     pub(crate) fn serves(&self, epoch: u32) {
         self.last().epoch = Some(epoch.into());
+        self.forget();
     }
 
     /// Whether the own Envoy answers on its admin interface.
     pub(crate) async fn admin_answers(&self) -> bool {
+        self.forget();
         matches!(self.own().await, EnvoyFact::Answers { .. })
+    }
+
+    /// What Envoy says. Whoever asks while somebody else does hears the same; so a flood of questions is one question.
+    async fn fact(&self) -> EnvoyFact {
+        let mut seen = self.seen.lock().await;
+        let generation = self.generation.load(Ordering::Relaxed);
+        if let Some(seen) = seen.as_ref()
+            && (seen.generation, seen.at.elapsed() < FRESH) == (generation, true)
+        {
+            return seen.fact.clone();
+        }
+        let fact = self.admin.fact().await;
+        *seen = Some(Seen { at: Instant::now(), generation, fact: fact.clone() });
+        fact
+    }
+
+    /// What was said before is of another Envoy.
+    fn forget(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What the own Envoy says. One of another slot that tries to take over answers at the same address, and this may
     /// be asked before the main loop has seen the attempt.
     async fn own(&self) -> EnvoyFact {
-        match self.admin.fact().await {
+        match self.fact().await {
             EnvoyFact::Answers { stats, .. } if self.is_foreign(&stats) => {
                 EnvoyFact::Unreachable("the Envoy of another slot answers there".to_owned())
             }
@@ -182,7 +223,7 @@ impl Sidecar {
             let state = self.certificate.lock().unwrap_or_else(PoisonError::into_inner);
             (state.not_after.and_then(|at| at.format(&Rfc3339).ok()), state.last_failure.clone())
         };
-        let envoy = match self.admin.fact().await {
+        let envoy = match self.fact().await {
             EnvoyFact::Answers { state, stats } => json!({ "state": state, "stats": stats }),
             EnvoyFact::Unreachable(failure) => json!({ "failure": failure }),
         };

@@ -21,6 +21,8 @@ mod environment;
 mod judgement;
 #[path = "all/load.rs"]
 mod load;
+#[path = "all/neighbours.rs"]
+mod neighbours;
 #[path = "all/redirect_network.rs"]
 mod redirect_network;
 #[path = "all/redirect_rules.rs"]

@@ -8,7 +8,7 @@ pub mod rules;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use rules::{Exclusions, Family, Jumps};
+use rules::{Exclusions, Family, Jumps, SidecarUser};
 
 /// Why the redirect could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,7 @@ pub enum InitError {
 /// # Errors
 /// When the rules of one family could not be loaded. No traffic is left unredirected silently: a pod with an IPv6
 /// address on a node without NAT for IPv6 is refused.
-pub fn redirect(exclusions: &Exclusions) -> Result<Vec<Family>, InitError> {
+pub fn redirect(exclusions: &Exclusions, user: SidecarUser) -> Result<Vec<Family>, InitError> {
     let interfaces = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     let mut families = vec![Family::V4];
     if rules::has_ipv6(&interfaces) {
@@ -65,7 +65,7 @@ pub fn redirect(exclusions: &Exclusions) -> Result<Vec<Family>, InitError> {
     }
     for family in &families {
         let saved = execute(*family, save_program(*family), &["-t", "nat"], "")?;
-        let input = rules::render(*family, exclusions, Jumps::found_in(&saved));
+        let input = rules::render(*family, exclusions, user, Jumps::found_in(&saved));
         execute(*family, restore_program(*family), &["--noflush"], &input)?;
     }
     Ok(families)

@@ -47,6 +47,29 @@ pub struct Exclusions {
     pub inbound_ports: BTreeSet<u16>,
 }
 
+/// Whose traffic is the sidecar's own. Always with the group [`PROXY_GID`] too: an image decides by its /etc/passwd
+/// which group a user has, so the group alone would be its choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SidecarUser {
+    /// This one, which the injector gave the sidecar of this pod.
+    This(u32),
+    /// Any of [`PROXY_USERS`]: an injector of a release before this one does not say which.
+    AnyOfRange,
+}
+
+impl SidecarUser {
+    /// The sidecar's own traffic, as matches of iptables.
+    fn matches(self) -> String {
+        match self {
+            Self::This(user) => format!("-m owner --uid-owner {user} --gid-owner {PROXY_GID}"),
+            Self::AnyOfRange => {
+                let (first, last) = (PROXY_USERS.start(), PROXY_USERS.end());
+                format!("-m owner --uid-owner {first}-{last} --gid-owner {PROXY_GID}")
+            }
+        }
+    }
+}
+
 /// Which jumps from the built-in chains exist already. A jump can't be added conditionally in
 /// `iptables-restore`, and adding it twice would be untidy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,7 +101,7 @@ pub fn has_ipv6(if_inet6: &str) -> bool {
 
 /// The input of `iptables-restore --noflush` (or `ip6tables-restore`).
 #[must_use]
-pub fn render(family: Family, exclusions: &Exclusions, existing: Jumps) -> String {
+pub fn render(family: Family, exclusions: &Exclusions, user: SidecarUser, existing: Jumps) -> String {
     // Declaring a chain of our own empties it, which is what makes a second run safe.
     let mut rules = vec![
         "*nat".to_owned(),
@@ -86,7 +109,7 @@ pub fn render(family: Family, exclusions: &Exclusions, existing: Jumps) -> Strin
         ":MESHWRIGHT_OUTBOUND - [0:0]".to_owned(),
     ];
     rules.extend(inbound(exclusions));
-    rules.extend(outbound(family, exclusions));
+    rules.extend(outbound(family, exclusions, user));
     if !existing.prerouting {
         rules.push(JUMP_INBOUND.to_owned());
     }
@@ -110,14 +133,12 @@ fn inbound(exclusions: &Exclusions) -> Vec<String> {
         .collect()
 }
 
-fn outbound(family: Family, exclusions: &Exclusions) -> Vec<String> {
+fn outbound(family: Family, exclusions: &Exclusions, user: SidecarUser) -> Vec<String> {
     let (delivery, loopback) = match family {
         Family::V4 => (format!("{DELIVERY_SOURCE_V4}/32"), "127.0.0.0/8"),
         Family::V6 => (format!("{DELIVERY_SOURCE_V6}/128"), "::1/128"),
     };
-    // Both: an image decides by its /etc/passwd which group a user has, so the group alone would be its choice.
-    let (first, last) = (PROXY_USERS.start(), PROXY_USERS.end());
-    let sidecar = format!("-m owner --uid-owner {first}-{last} --gid-owner {PROXY_GID}");
+    let sidecar = user.matches();
     let mut rules = vec![
         format!("-s {delivery} -o lo {sidecar} -j RETURN"),
         format!("! -d {loopback} -o lo -p tcp {sidecar} -j MESHWRIGHT_INBOUND"),

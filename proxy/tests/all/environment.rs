@@ -49,6 +49,20 @@ fn an_injected_environment_is_understood() {
 }
 
 #[test]
+fn the_key_of_hooks_is_read_and_never_repeated() {
+    let mut variables = variables();
+    let read = |variables: &std::collections::BTreeMap<&str, String>| {
+        parse(|name| variables.get(name).cloned()).map(|environment| environment.hook_key)
+    };
+    assert_eq!(read(&variables), Ok(None), "a pod of a release before this one");
+    variables.insert(labels::HOOK_KEY_ENV, "00112233445566778899aabbccddeeff".to_owned());
+    assert!(read(&variables).unwrap().unwrap().is("00112233445566778899aabbccddeeff"));
+    variables.insert(labels::HOOK_KEY_ENV, "nearly-a-key".to_owned());
+    let error = read(&variables).expect_err("too short").to_string();
+    assert!(error.contains(labels::HOOK_KEY_ENV) && !error.contains("nearly"), "{error}");
+}
+
+#[test]
 fn optional_variables_have_defaults() {
     let mut variables = variables();
     for name in ["MESHWRIGHT_LOG_LEVEL", "MESHWRIGHT_CONCURRENCY", "MESHWRIGHT_GRACE_SECONDS"] {

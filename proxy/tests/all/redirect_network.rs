@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use proxy::constants::{PROXY_GID, PROXY_USERS};
+use proxy::constants::PROXY_GID;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -39,8 +39,14 @@ pub fn pod_and_outside() -> Network {
     outside
 }
 
+/// Redirects as an injector does that says which user the sidecar has.
 pub fn init() {
+    init_with(&[("MESHWRIGHT_PROXY_USER", &USER.to_string())]);
+}
+
+fn init_with(variables: &[(&str, &str)]) {
     let output = Command::new(PROGRAM)
+        .envs(variables.iter().copied())
         .args(["init", "--exclude-outbound-ports", "9001,9002", "--exclude-outbound-cidrs", "10.20.0.0/16"])
         .args(["--exclude-inbound-ports", "9090"])
         .output()
@@ -187,9 +193,10 @@ fn check_outbound() {
     }
     assert_eq!(look(address("127.0.0.1", 8080)).unwrap(), seen("127.0.0.1", &[]), "loopback");
     assert_eq!(look(address(POD, 8080)).unwrap(), seen(POD, &[]), "another container of the pod");
-    let sidecar = *PROXY_USERS.start() + 7;
-    assert_eq!(seen_from(sidecar, PROXY_GID), format!("{POD} "), "the sidecar of some pod");
-    for (user, group) in [(PROXY_GID, PROXY_GID), (sidecar, 1)] {
+    assert_eq!(seen_from(USER, PROXY_GID), format!("{POD} "), "the sidecar");
+    // An image can say `USER 25000:1337`, and nobody outside of it sees that.
+    let others = [(25_000, PROXY_GID), (PROXY_GID, PROXY_GID), (USER, 1)];
+    for (user, group) in others {
         assert_eq!(seen_from(user, group), format!("{POD} outbound"), "user {user} of group {group}");
     }
     // The call to oneself leaves through the sidecar and comes back in through it, like a call to any other pod.
@@ -224,6 +231,28 @@ fn datagrams(ip: &str, port: u16) -> UdpSocket {
     let socket = UdpSocket::bind(address(ip, port)).expect("a free port");
     socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
     socket
+}
+
+/// The injector of the release before this one says nothing about the user; this one says it in a way that an init
+/// container of that release does not read.
+#[test]
+fn with_an_injector_of_the_release_before_the_sidecar_still_reaches_the_network() {
+    isolated(
+        "redirect_network::with_an_injector_of_the_release_before_the_sidecar_still_reaches_the_network",
+        || {
+            let directory = tempfile::tempdir().unwrap();
+            let outside = pod_and_outside();
+            init_with(&[]);
+            let _envoy = start_envoy(ENVOYS[1], directory.path());
+            serve(&outside);
+            assert_eq!(seen_from(25_000, PROXY_GID), format!("{POD} "), "whichever user its sidecar has");
+            assert_eq!(seen_from(25_000, 1), format!("{POD} outbound"));
+            // As after a restart of the pod's sandbox with the newer injector's pod.
+            init();
+            assert_eq!(seen_from(25_000, PROXY_GID), format!("{POD} outbound"));
+            assert_eq!(seen_from(USER, PROXY_GID), format!("{POD} "));
+        },
+    );
 }
 
 #[test]
@@ -278,7 +307,12 @@ fn net_admin_and_net_raw_are_enough() {
 
 #[test]
 fn exclusions_that_are_none_are_refused() {
-    for wrong in [["--exclude-outbound-ports", "70000"], ["--exclude-outbound-cidrs", "10.0.0.0/33; rm"]] {
+    for wrong in [
+        ["--exclude-outbound-ports", "70000"],
+        ["--exclude-outbound-cidrs", "10.0.0.0/33; rm"],
+        ["--proxy-user", "0"],
+        ["--proxy-user", "root"],
+    ] {
         let output = Command::new(PROGRAM).arg("init").args(wrong).output().expect("the program starts");
         assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
     }

@@ -187,7 +187,16 @@ pub fn read_message(reader: &mut impl BufRead) -> (String, BTreeMap<String, Stri
 
 /// Asks and returns status and body, or why not.
 pub fn ask(address: SocketAddr, method: &str, path: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    ask_on(TcpStream::connect_timeout(&address, Duration::from_secs(5))?, address, method, path)
+}
+
+/// The same on a connection that is there.
+pub fn ask_on(
+    mut stream: TcpStream,
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+) -> std::io::Result<(u16, String)> {
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     write!(
         stream,
