@@ -20,20 +20,29 @@ set_network_names() {
   SERVER=https://$NODE_IP:6443
 }
 
-# The caller holds the lock "indexes".
-allocate_index() {
+# free_index : prints a cluster number that no cluster has, and whose three networks nobody has a route to.
+free_index() {
   local index taken
-  [ -s "$RUN/index" ] && return 0
   taken=" $(cat "$RUN_ROOT"/*/index 2>/dev/null | tr '\n' ' ') "
   for index in $(seq 1 $HIGHEST_INDEX); do
     [[ $taken == *" $index "* ]] && continue
     # Somebody else's route (a VPN, a container engine) wins.
-    if ip -4 route show to match "10.250.$index.2" | grep -qv '^default'; then continue; fi
-    echo "$index" | write_file "$RUN/index"
-    return 0
+    routed "10.250.$index.2" || routed "10.251.$index.2" || routed "10.252.$index.2" || { echo "$index" && return; }
   done
-  echo "no free cluster number between 1 and $HIGHEST_INDEX; see: cluster status"
-  return 1
+}
+
+routed() { ip -4 route show to match "$1" | grep -qv '^default'; }
+
+# The caller holds the lock "indexes".
+allocate_index() {
+  local index
+  [ -s "$RUN/index" ] && return 0
+  index=$(free_index)
+  if [ -z "$index" ]; then
+    echo "no free cluster number between 1 and $HIGHEST_INDEX; see: cluster status"
+    return 1
+  fi
+  echo "$index" | write_file "$RUN/index"
 }
 
 in_node() { nsenter --net="$NETNS" "$@"; }

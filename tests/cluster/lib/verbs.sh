@@ -94,6 +94,9 @@ verb_env() {
   fi
   need_cluster
   printf 'export KUBECONFIG=%q\n' "$RUN/kubeconfig"
+  # The cluster's own kubectl, for programs; and for people who have none of their own.
+  printf 'export MESHWRIGHT_KUBECTL=%q\n' "$KUBERNETES_BIN/kubectl"
+  command -v kubectl >/dev/null || printf 'export PATH="$PATH":%q\n' "$KUBERNETES_BIN"
   # Where the cluster reaches a daemon or webhook that runs on this machine.
   printf 'export MESHWRIGHT_CLUSTER=%q MESHWRIGHT_HOST_IP=%q\n' "$NAME" "$HOST_IP"
 }
@@ -141,6 +144,7 @@ bounce_locked() {
 }
 
 verb_kubectl() {
+  if external_kubeconfig; then exec kubectl "$@"; fi
   need_cluster
   exec "$KUBERNETES_BIN/kubectl" --kubeconfig "$RUN/kubeconfig" "$@"
 }
