@@ -2,6 +2,14 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
+# An installed Rust of another name, where rustup would download the one that rust-toolchain.toml names.
+ifndef RUSTUP_TOOLCHAIN
+picked := $(shell . tests/toolchain; printf '%s' "$$RUSTUP_TOOLCHAIN")
+ifneq ($(picked),)
+export RUSTUP_TOOLCHAIN := $(picked)
+endif
+endif
+
 .PHONY: help
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,6 +42,10 @@ test-node: ## The node tier alone: the promises of the README on a real node
 bench: ## Fleets, calls, pods and admission, measured next to the bare minimum (numbers only, release build)
 	@tests/run bench
 
+.PHONY: fuzz
+fuzz: ## Feed the ways in (fuzz/) with made-up bytes: MINUTES=10 each; needs a nightly Rust and cargo-fuzz
+	@tests/fuzz $(or $(MINUTES),10)
+
 .PHONY: fmt
 fmt: ## Format the code
 	@cargo fmt --all
@@ -44,13 +56,22 @@ lint: ## Formatting and clippy, warnings denied
 	@cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: generate
-generate: ## Write the generated files (crds/yaml)
+generate: ## Write the generated files (crds/yaml, docs/security/rights.md)
 	@cargo run -q --example generate
+	@cargo run -q --example rights
 
 .PHONY: check-generated
 check-generated: generate ## Fail when a generated file is not up to date
-	@git diff --exit-code --stat -- crds/yaml config/crd \
+	@git diff --exit-code --stat -- crds/yaml config/crd docs/security/rights.md \
 	  || { echo 'generated files differ from what is committed: run "make generate" and commit'; exit 1; }
+
+.PHONY: deny
+deny: ## Licenses, banned crates, sources and known vulnerabilities of every dependency
+	@tests/deny
+
+.PHONY: admission
+admission: ## Judge config/admission (fences around the operator) with CEL's own runtime
+	@tests/admission
 
 .PHONY: images
 images: ## Build the images and load them into the cluster that `tests/cluster/cluster` runs (NAME=dev)
