@@ -8,6 +8,9 @@ pub const MESH: &str = "meshwright.io/mesh";
 pub const REVISION: &str = "meshwright.io/revision";
 /// Namespace annotation: the MeshConfig that labelled it (so that the label is only removed by whom set it).
 pub const LABELLED_BY: &str = "meshwright.io/labelled-by";
+/// Namespace label: `"true"` lets its pods (Prometheus) reach the metrics of the control plane, where the cluster's network
+/// enforces NetworkPolicies.
+pub const SCRAPES: &str = "meshwright.io/scrapes";
 /// Pod label or annotation: `"false"` keeps a pod of a watched namespace out of the mesh.
 pub const INJECT: &str = "meshwright.io/inject";
 /// Pod annotation written by the injector: `injected` or `skipped: <Reason>`.

@@ -8,7 +8,7 @@
 //!                  │
 //!                  └ context, apply, conditions, events, fleet: shared by all
 //! ```
-//! Only the leader runs them. Nobody depends on this crate; it is a library for its tests.
+//! Only the leader runs them; first it makes its own budget (`own`). Nobody depends on this crate; it is a library for its tests.
 
 pub mod apply;
 pub mod completion;
@@ -17,5 +17,6 @@ pub mod context;
 pub mod control_plane;
 pub mod events;
 pub mod fleet;
+pub mod own;
 pub mod policy_source;
 pub mod upgrade;

@@ -145,6 +145,7 @@ async fn lead(election: Election, ctx: Arc<Context>) -> anyhow::Result<()> {
 async fn reconcilers(ctx: Arc<Context>) -> anyhow::Result<()> {
     let overdue = ctx.shutdown.overdue.clone();
     let all = async {
+        operator::own::guard(&ctx).await;
         tokio::try_join!(
             operator::control_plane::run(ctx.clone()),
             operator::policy_source::run(ctx.clone()),

@@ -1,7 +1,7 @@
 //! Every child of a MeshConfig as a value: pure, one file per kind.
 //!
 //! ```text
-//!  Blueprint ──▶ identity, access, controller, injector, budget, webhooks, trust, sources ──▶ Vec<DynamicObject>
+//!  Blueprint ──▶ identity, access, controller, injector, budget, network, webhooks, trust, sources ──▶ Vec<DynamicObject>
 //! ```
 //! The order is the order of applying: what others refer to comes first.
 
@@ -19,6 +19,7 @@ mod budget;
 mod controller;
 mod identity;
 mod injector;
+mod network;
 mod pods;
 mod root;
 mod service;
@@ -151,6 +152,7 @@ pub fn all(blueprint: &Blueprint<'_>) -> Vec<DynamicObject> {
             children.extend(access::bindings(blueprint, component, version));
             children.push(service::service(blueprint, component, version));
             children.push(budget::budget(blueprint, component, version));
+            children.push(network::policy(blueprint, component, version));
         }
         children.push(controller::deployment(blueprint, version));
         children.push(injector::deployment(blueprint, version));
@@ -177,7 +179,8 @@ pub enum Scope {
 #[must_use]
 pub fn kinds(budgets: BudgetApi) -> Vec<(ApiResource, Scope)> {
     use k8s_openapi::api::{
-        admissionregistration::v1 as admission, apps::v1 as apps, core::v1 as core, rbac::v1 as rbac,
+        admissionregistration::v1 as admission, apps::v1 as apps, core::v1 as core,
+        networking::v1 as networking, rbac::v1 as rbac,
     };
     let budget = {
         let version = budgets.version().trim_start_matches("policy/");
@@ -189,6 +192,7 @@ pub fn kinds(budgets: BudgetApi) -> Vec<(ApiResource, Scope)> {
         (ApiResource::erase::<crds::PolicySource>(&()), Scope::ControlPlane),
         (ApiResource::erase::<apps::Deployment>(&()), Scope::ControlPlane),
         (budget, Scope::ControlPlane),
+        (ApiResource::erase::<networking::NetworkPolicy>(&()), Scope::ControlPlane),
         (ApiResource::erase::<core::Service>(&()), Scope::ControlPlane),
         (ApiResource::erase::<core::ConfigMap>(&()), Scope::Named(labels::TRUST_BUNDLE)),
         (ApiResource::erase::<rbac::ClusterRoleBinding>(&()), Scope::Cluster),

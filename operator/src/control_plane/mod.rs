@@ -25,6 +25,8 @@ use crate::apply::{self, ApplyError};
 use crate::context::Context;
 use crate::fleet::FleetView;
 
+pub use gather::budget_api;
+
 pub mod build;
 mod execute;
 pub mod facts;

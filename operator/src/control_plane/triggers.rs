@@ -13,6 +13,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::core::PartialObjectMeta;
@@ -47,6 +48,7 @@ pub fn watch(client: &Client, budgets: BudgetApi, notify: &Arc<Notify>, stop: &C
     start.kind::<Service>(ours());
     start.kind::<ServiceAccount>(ours());
     start.kind::<RoleBinding>(ours());
+    start.kind::<NetworkPolicy>(ours());
     start.kind::<ClusterRoleBinding>(ours());
     start.kind::<MutatingWebhookConfiguration>(ours());
     start.kind::<ValidatingWebhookConfiguration>(ours());

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
@@ -138,26 +138,20 @@ pub async fn namespace(client: &Client, name: &str) {
     }
 }
 
-/// A namespace for a control plane other than the operator's own: there the operator needs to be given the right to
-/// create the root Secret.
+/// A namespace for a control plane other than the operator's own: there the operator needs to be given its rights for
+/// such namespaces.
 pub async fn control_plane_namespace(client: &Client, name: &str) {
     namespace(client, name).await;
     let apply = PatchParams::apply("test").force();
-    let role: Role = serde_json::from_value(json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "root"},
-        "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}],
-    }))
-    .unwrap();
+    let role = "meshwright-operator-namespace";
     let binding: RoleBinding = serde_json::from_value(json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "root"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "root"},
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": role},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
         "subjects": [{"kind": "ServiceAccount", "name": "meshwright-operator", "namespace": "meshwright-system"}],
     }))
     .unwrap();
-    let roles: Api<Role> = Api::namespaced(client.clone(), name);
-    roles.patch("root", &apply, &Patch::Apply(&role)).await.unwrap();
     let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), name);
-    bindings.patch("root", &apply, &Patch::Apply(&binding)).await.unwrap();
+    bindings.patch(role, &apply, &Patch::Apply(&binding)).await.unwrap();
 }
 
 /// Plays the kubelet, of which this tier has none: every pod that the real Deployments made becomes ready.

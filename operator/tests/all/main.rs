@@ -9,5 +9,6 @@ mod cluster;
 mod control_plane;
 mod lease;
 mod policy_source;
+mod rights;
 mod rotation;
 mod upgrade;

@@ -1,7 +1,8 @@
 //! Bindings of each component's ServiceAccount to the roles that the installation brings (`config/rbac`).
 //!
-//! The operator may *bind* those roles by name and does not hold their rights itself: so it can let the controllers
-//! read the root key without being able to read it.
+//! The operator may *bind* those roles by name and does not hold their rights itself: so it lets the controllers read
+//! the root key while no request of its own returns it. (Taken over, it could bind the role to itself:
+//! docs/security/model.md.)
 
 use kube::api::DynamicObject;
 use serde_json::{Value, json};

@@ -89,6 +89,36 @@ fn every_kind_of_child_is_pruned() {
     }
 }
 
+/// Whatever a pod of ours listens on, its policy says who may reach it; nothing else is reachable.
+#[test]
+fn every_port_has_its_callers_and_no_other_is_open() {
+    for (name, port, callers) in
+        [("meshwright-controller-0-2-0", 15012, 2), ("meshwright-injector-0-2-0", 9443, 0)]
+    {
+        let policy = one("NetworkPolicy", name);
+        let deployment = one("Deployment", name);
+        let pod = &deployment["spec"]["template"];
+        let selected = policy["spec"]["podSelector"]["matchLabels"].as_object().unwrap();
+        assert!(selected.iter().all(|(label, value)| &pod["metadata"]["labels"][label] == value), "{name}");
+        let ports = pod["spec"]["containers"][0]["ports"].as_array().unwrap();
+        let listens: BTreeSet<_> = ports.iter().map(|port| port["containerPort"].as_i64()).collect();
+        let rules = policy["spec"]["ingress"].as_array().unwrap();
+        let open = rules.iter().flat_map(|rule| rule["ports"].as_array().unwrap());
+        let open: BTreeSet<_> = open.map(|port| port["port"].as_i64()).collect();
+        assert_eq!(open, listens, "{name}");
+        let rule = rules.iter().find(|rule| rule["ports"][0]["port"] == port).unwrap();
+        assert_eq!(rule["from"].as_array().map_or(0, Vec::len), callers, "{name}");
+        assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress"]));
+    }
+    // Sidecars reach the controller by a label that the injector gives them, operators by one of config/operator.
+    let from = &one("NetworkPolicy", "meshwright-controller-0-2-0")["spec"]["ingress"][0]["from"];
+    assert_eq!(from[0]["podSelector"]["matchLabels"], json!({"meshwright.io/mesh": "demo"}));
+    assert_eq!(
+        from[1]["podSelector"]["matchLabels"],
+        json!({"app.kubernetes.io/name": "meshwright-operator"})
+    );
+}
+
 #[test]
 fn without_a_trust_bundle_there_is_no_webhook() {
     let mesh = mesh();
