@@ -9,9 +9,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::constants::{ENVOY_ADMIN_PORT, PROMETHEUS_PORT};
+use crate::constants::PROMETHEUS_PORT;
 use crate::environment::{Controller, Environment};
-use crate::envoy::HotRestart;
+use crate::envoy::{HotRestart, admin_path};
 use crate::sds;
 use crate::swap::gate;
 use crate::swap::shared::retired_path;
@@ -75,10 +75,10 @@ fn retired_actions() -> Value {
 fn alone(environment: &Environment, run: &Path) -> Value {
     json!({
         "node": node(environment),
-        "admin": { "address": socket("127.0.0.1", ENVOY_ADMIN_PORT) },
+        "admin": { "address": admin(run) },
         "dynamic_resources": dynamic_resources(),
         "static_resources": {
-            "clusters": [controller_cluster(&environment.controller, run), admin_cluster()],
+            "clusters": [controller_cluster(&environment.controller, run), admin_cluster(run)],
             "listeners": [prometheus_listener(environment.pod_ip)],
         },
         "stats_config": { "stats_matcher": { "inclusion_list": { "patterns": kept_stats() } } },
@@ -165,7 +165,13 @@ fn sds_secret(name: &str, path: &Path, run: &Path) -> Value {
     } })
 }
 
-fn admin_cluster() -> Value {
+/// Not a port: whoever can ask the admin interface can stop Envoy or empty its listeners, and every container of the pod
+/// shares its loopback network. The socket is the sidecar's user's alone, in a directory that no other container has.
+fn admin(run: &Path) -> Value {
+    json!({ "pipe": { "path": admin_path(run), "mode": 0o600 } })
+}
+
+fn admin_cluster(run: &Path) -> Value {
     json!({
         "name": "admin",
         "type": "STATIC",
@@ -173,7 +179,7 @@ fn admin_cluster() -> Value {
         "load_assignment": {
             "cluster_name": "admin",
             "endpoints": [{ "lb_endpoints": [
-                { "endpoint": { "address": socket("127.0.0.1", ENVOY_ADMIN_PORT) } },
+                { "endpoint": { "address": { "pipe": { "path": admin_path(run) } } } },
             ] }],
         },
     })

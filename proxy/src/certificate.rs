@@ -315,6 +315,14 @@ pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Ce
     Ok(parsed)
 }
 
+/// When the life of a chain's leaf ends; `None` when there is none.
+#[must_use]
+pub fn end_of(chain: &str) -> Option<OffsetDateTime> {
+    let chain = certificates(chain).ok()?;
+    let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
+    Some(leaf.validity().not_after.to_datetime())
+}
+
 fn has_only_identity(leaf: &X509Certificate<'_>, spiffe_id: &str) -> bool {
     let Ok(Some(names)) = leaf.subject_alternative_name() else { return false };
     let uris: Vec<_> = names

@@ -12,7 +12,7 @@ pub const PROXY_USERS: RangeInclusive<u32> = 20_000..=59_999;
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Envoy's virtual inbound listener.
 pub const INBOUND_PORT: u16 = 15003;
-/// Envoy's admin interface, loopback only.
+/// Envoy's admin interface in sidecars of 0.2.0; later ones have a socket in the file system instead.
 pub const ENVOY_ADMIN_PORT: u16 = 15000;
 /// Readiness, drain and rewritten probes, served by this program.
 pub const PROXY_PORT: u16 = 15020;

@@ -1,7 +1,6 @@
 //! Envoy as this program sees it: how it is started and what its admin interface answers.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -11,7 +10,6 @@ use http::{Method, Request};
 use http_body_util::Full;
 
 use crate::bootstrap;
-use crate::constants::ENVOY_ADMIN_PORT;
 use crate::drain::Reading;
 use crate::environment::Environment;
 use crate::http_client::{self, Address, Limits, Transport, chain};
@@ -120,17 +118,31 @@ pub struct HotRestart {
     pub epoch: u32,
 }
 
+/// The socket of Envoy's admin interface.
+#[must_use]
+pub fn admin_path(run: &Path) -> PathBuf {
+    run.join("admin.sock")
+}
+
 /// Envoy's admin interface.
 #[derive(Debug, Clone)]
 pub struct Admin(Address);
 
-impl Default for Admin {
-    fn default() -> Self {
-        Self(Address::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, ENVOY_ADMIN_PORT))))
-    }
-}
-
 impl Admin {
+    /// Of the Envoy whose files lie below `run`.
+    #[must_use]
+    pub fn new(run: &Path) -> Self {
+        Self(Address::Socket(admin_path(run)))
+    }
+
+    /// Envoy's version, such as `1.40.0`.
+    pub async fn version(&self) -> Option<String> {
+        let info: serde_json::Value =
+            serde_json::from_str(&self.ask(Method::GET, "/server_info").await.ok()?).ok()?;
+        // "<commit>/1.40.0/Clean/RELEASE/BoringSSL"
+        info["version"].as_str()?.split('/').nth(1).map(str::to_owned)
+    }
+
     /// Everything that readiness wants to know.
     pub async fn fact(&self) -> EnvoyFact {
         let state = match self.ask(Method::GET, "/ready").await {

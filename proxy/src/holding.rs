@@ -27,6 +27,24 @@ impl Trust {
     pub fn version(&self) -> String {
         format!("{}-{}", self.serial, self.roots.join("-"))
     }
+
+    /// The same read back, from [`Self::version`].
+    #[must_use]
+    pub fn of_version(bundle: &str, version: &str) -> Option<Self> {
+        // A serial may be negative; a SHA-256 in hexadecimal holds no hyphen.
+        let at = version.char_indices().skip(1).find(|(_, letter)| *letter == '-')?.0;
+        let roots = version[at + 1..].split('-').filter(|root| !root.is_empty()).map(str::to_owned).collect();
+        Some(Self { bundle: bundle.to_owned(), roots, serial: version[..at].parse().ok()? })
+    }
+
+    /// The later word of both: whoever begins must not trust more, or less, than a controller has said already.
+    #[must_use]
+    pub fn later(self, told_before: Option<Self>) -> Self {
+        match told_before {
+            Some(before) if before.serial > self.serial => before,
+            _ => self,
+        }
+    }
 }
 
 /// What Envoy was given.
@@ -118,4 +136,32 @@ pub async fn report(
         .map_err(|_| CertificateError::Answer("it is not the JSON agreed on"))?;
     certificates(&wanted.trust_bundle)?;
     Ok(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trust(serial: i64, roots: &[&str]) -> Trust {
+        let roots = roots.iter().map(|root| (*root).to_owned()).collect();
+        Trust { bundle: "PEM".to_owned(), roots, serial }
+    }
+
+    #[test]
+    fn what_was_told_is_read_back() {
+        for told in [trust(7, &["aa", "bb"]), trust(0, &[]), trust(-3, &["aa"])] {
+            assert_eq!(Trust::of_version("PEM", &told.version()), Some(told));
+        }
+        for garbage in ["", "-", "x", "7", "x-aa", "é-aa"] {
+            assert_eq!(Trust::of_version("PEM", garbage), None, "{garbage}");
+        }
+    }
+
+    #[test]
+    fn a_sidecar_that_begins_anew_trusts_no_root_that_was_dropped() {
+        let (both, one) = (trust(3, &["aa", "bb"]), trust(4, &["bb"]));
+        assert_eq!(both.clone().later(Some(one.clone())), one, "this replica has not heard yet");
+        assert_eq!(one.clone().later(Some(both.clone())), one);
+        assert_eq!(both.clone().later(None), both);
+    }
 }

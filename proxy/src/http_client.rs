@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 /// Why there is no answer.
@@ -90,6 +91,8 @@ pub enum Address {
     Ip(SocketAddr),
     /// An address, from a given source address.
     From(IpAddr, SocketAddr),
+    /// A socket in the file system.
+    Socket(PathBuf),
 }
 
 impl std::fmt::Display for Address {
@@ -97,6 +100,7 @@ impl std::fmt::Display for Address {
         match self {
             Self::Name(host, port) => write!(formatter, "{host}:{port}"),
             Self::Ip(address) | Self::From(_, address) => write!(formatter, "{address}"),
+            Self::Socket(path) => write!(formatter, "{}", path.display()),
         }
     }
 }
@@ -141,6 +145,11 @@ async fn exchange(
     request: Request<Full<Bytes>>,
     limit: usize,
 ) -> Result<Response<Bytes>, HttpError> {
+    if let Address::Socket(path) = address {
+        let stream = UnixStream::connect(path).await;
+        let stream = stream.map_err(|source| HttpError::Connect { address: address.to_string(), source })?;
+        return talk(address, stream, request, limit).await;
+    }
     let stream = connect(address).await?;
     match transport {
         Transport::Plain => talk(address, stream, request, limit).await,
@@ -154,7 +163,7 @@ async fn exchange(
     }
 }
 
-/// Opens a TCP connection.
+/// Opens a TCP connection, to whatever has an address in a network.
 ///
 /// # Errors
 /// When the name has no address or nobody listens there.
@@ -162,6 +171,7 @@ pub async fn connect(address: &Address) -> Result<TcpStream, HttpError> {
     let failed = |source| HttpError::Connect { address: address.to_string(), source };
     match address {
         Address::Ip(ip) => TcpStream::connect(ip).await.map_err(failed),
+        Address::Socket(_) => Err(failed(io::ErrorKind::Unsupported.into())),
         Address::From(source, ip) => {
             let socket =
                 if ip.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;

@@ -12,7 +12,7 @@
 //!                      └────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Pure: [`init::rules`], [`environment`], [`guests`], [`bootstrap`], [`stats`], [`readiness`], [`drain`]'s state machines.
+//! Pure: [`init::rules`], [`environment`], [`guests`], [`bootstrap`], [`stats`], [`readiness`], [`drain`]'s state machines, [`swap::state`].
 //! Everything else is a thin executor around them. Only `main.rs` and the tests use this library.
 
 pub mod bootstrap;

@@ -67,7 +67,7 @@ pub enum RunError {
 pub async fn run(environment: Environment, paths: Paths) -> Result<i32, RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
     let mut children = Children::default();
-    let sidecar = Arc::new(Sidecar::new(environment));
+    let sidecar = Arc::new(Sidecar::new(environment, &paths.run));
     if let Some(slot) = sidecar.environment().slot {
         return Box::pin(swap::run::run(sidecar, paths, slot, signals)).await;
     }
@@ -77,7 +77,7 @@ pub async fn run(environment: Environment, paths: Paths) -> Result<i32, RunError
         tracing::info!("asked to end, or the application has ended, before there was a certificate");
         return Ok(0);
     };
-    let held = sidecar.install(&identity, &identity.trust(), &paths).map_err(RunError::Secrets)?;
+    let held = sidecar.install_first(&identity, &paths).map_err(RunError::Secrets)?;
     let envoy =
         envoy::start(&paths.envoy, sidecar.environment(), &paths.run, None).map_err(RunError::Envoy)?;
     tracing::info!(pid = envoy.id(), program = %paths.envoy.display(), "Envoy started");
@@ -96,7 +96,7 @@ async fn first_certificate(
     children: &mut Children,
 ) -> Option<Identity> {
     // A restarted container finds the roots that it had before.
-    let told = sds::read_trust(&paths.run).unwrap_or_default();
+    let told = sds::read_trust(&paths.run).map(|trust| trust.bundle).unwrap_or_default();
     let mut certificate = Box::pin(sidecar.certificate(&paths.files, &told));
     let mut apps_ended = Box::pin(pod::apps_ended(&paths.pod));
     loop {

@@ -6,8 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
-use crate::certificate::Identity;
+use crate::certificate::{self, Identity};
 use crate::holding::Trust;
 
 const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
@@ -63,12 +64,34 @@ pub fn write_trust(run: &Path, bundle: &str, version: &str) -> Result<(), WriteE
     replace(&path, &trust_secret(bundle, version)).map_err(at(path.clone()))
 }
 
-/// The roots that were written last, PEM; `None` when there are none.
+/// The roots that were written last; `None` when there are none.
 #[must_use]
-pub fn read_trust(run: &Path) -> Option<String> {
-    let secret: Value = serde_json::from_slice(&std::fs::read(trust_path(run)).ok()?).ok()?;
-    let bundle = &secret["resources"][0]["validation_context"]["trusted_ca"]["inline_string"];
-    bundle.as_str().map(str::to_owned)
+pub fn read_trust(run: &Path) -> Option<Trust> {
+    let secret = read(&trust_path(run))?;
+    let bundle = secret["resources"][0]["validation_context"]["trusted_ca"]["inline_string"].as_str()?;
+    Trust::of_version(bundle, secret["version_info"].as_str()?)
+}
+
+/// Version of what was written last into one of the files; `None` when there is nothing.
+#[must_use]
+pub fn read_version(path: &Path) -> Option<String> {
+    read(path)?["version_info"].as_str().map(str::to_owned)
+}
+
+/// Whether what was written last lets an Envoy speak to anybody: it is there, and its life is not over.
+#[must_use]
+pub fn is_usable(run: &Path) -> bool {
+    let chain = read(&identity_path(run)).and_then(|secret| {
+        let chain = &secret["resources"][0]["tls_certificate"]["certificate_chain"]["inline_string"];
+        chain.as_str().map(str::to_owned)
+    });
+    let end = chain.and_then(|chain| certificate::end_of(&chain));
+    read_trust(run).is_some()
+        && end.is_some_and(|end| end > OffsetDateTime::now_utc() + time::Duration::MINUTE)
+}
+
+fn read(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 fn identity_secret(identity: &Identity) -> Value {

@@ -1,5 +1,6 @@
 //! The running sidecar as its server and its main loop share it: certificate, readiness, hold and drain.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,10 +77,10 @@ struct Last {
 }
 
 impl Sidecar {
-    pub(crate) fn new(environment: Environment) -> Self {
+    pub(crate) fn new(environment: Environment, run: &Path) -> Self {
         Self {
             environment,
-            admin: Admin::default(),
+            admin: Admin::new(run),
             certificate: Mutex::default(),
             ending_since: OnceLock::new(),
             drained: OnceCell::new(),
@@ -95,6 +96,11 @@ impl Sidecar {
         if before != frozen {
             self.forget();
         }
+    }
+
+    /// Whether another slot tries to take over, or may have left traces of that.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.last().frozen
     }
 
     /// Whether the admin interface has gone away since this was asked last.
@@ -118,6 +124,11 @@ impl Sidecar {
     pub(crate) async fn admin_answers(&self) -> bool {
         self.forget();
         matches!(self.own().await, EnvoyFact::Answers { .. })
+    }
+
+    /// What whichever Envoy answers says at this moment.
+    pub(crate) async fn fact_now(&self) -> EnvoyFact {
+        self.admin.fact().await
     }
 
     /// What Envoy says. Whoever asks while somebody else does hears the same; so a flood of questions is one question.
@@ -224,7 +235,9 @@ impl Sidecar {
             (state.not_after.and_then(|at| at.format(&Rfc3339).ok()), state.last_failure.clone())
         };
         let envoy = match self.fact().await {
-            EnvoyFact::Answers { state, stats } => json!({ "state": state, "stats": stats }),
+            EnvoyFact::Answers { state, stats } => {
+                json!({ "version": self.admin.version().await, "state": state, "stats": stats })
+            }
             EnvoyFact::Unreachable(failure) => json!({ "failure": failure }),
         };
         json!({
@@ -337,6 +350,13 @@ impl Sidecar {
         let (not_after, renew_at) = (identity.not_after, identity.renew_at);
         tracing::info!(id = self.environment.workload.spiffe_id(), %not_after, %renew_at, "certificate installed");
         Ok(Held::new(identity, trust))
+    }
+
+    /// The same for the first certificate of this process. An earlier one, or the other slot, may have heard a later word
+    /// about the roots than the replica that signed this one.
+    pub(crate) fn install_first(&self, identity: &Identity, paths: &Paths) -> Result<Held, WriteError> {
+        let trust = identity.trust().later(sds::read_trust(&paths.run));
+        self.install(identity, &trust, paths)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::constants::{INBOUND_PORT, PROMETHEUS_PORT};
 pub const FILTER: &str = "%5E(cluster_manager%5C.(cds%5C.update_(success%7Crejected)%7Cactive_clusters)\
     %7Clistener_manager%5C.(lds%5C.update_(success%7Crejected)%7Cworkers_started)\
     %7Clistener_manager%5C.total_listeners_(active%7Cwarming)\
-    %7Cserver%5C.hot_restart_epoch\
+    %7Cserver%5C.(hot_restart_epoch%7Cuptime)\
     %7Ccontrol_plane%5C.connected_state\
     %7Clistener%5C..*downstream_cx_(active%7Ctotal)\
     %7Chttp%5C.inbound.*downstream_(rq_active%7Crq_total%7Ccx_active))%24";
@@ -63,6 +63,8 @@ pub struct Stats {
     pub listeners: u64,
     /// How often an Envoy has taken over from another one before this one.
     pub epoch: Option<u64>,
+    /// Seconds since the first Envoy of the pod, as of the last flush of statistics; it grows with each one.
+    pub uptime: Option<u64>,
     /// Whether worker threads serve.
     pub workers_started: bool,
     /// Traffic into the pod.
@@ -133,6 +135,7 @@ impl Stats {
                 self.listeners += value;
             }
             "server.hot_restart_epoch" => self.epoch = Some(value),
+            "server.uptime" => self.uptime = Some(value),
             "control_plane.connected_state" => self.controller_connected = value > 0,
             _ => self.add_traffic(name, value),
         }

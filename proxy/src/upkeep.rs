@@ -43,6 +43,7 @@ pub struct Upkeep<'a> {
     outdated: u32,
     sequence: i64,
     renewed: Instant,
+    foreign_since: Option<Instant>,
 }
 
 impl<'a> Upkeep<'a> {
@@ -62,6 +63,7 @@ impl<'a> Upkeep<'a> {
             outdated: 0,
             sequence: 0,
             renewed: now,
+            foreign_since: None,
         }
     }
 
@@ -113,11 +115,36 @@ impl<'a> Upkeep<'a> {
         self.report_at = self.renewed;
     }
 
+    /// Envoy does not use what is held. Either it has not read the files yet, or they are not ours any more: a slot that
+    /// tried to take over has written its own (one of 0.2.0 does before it has succeeded), and failed. Who serves says what
+    /// is in them; without that nothing would ever be reported again, and a rotation of the root would wait.
+    async fn reclaim(&mut self) {
+        let run = self.paths.run.as_path();
+        let written = (sds::read_version(&sds::trust_path(run)), sds::read_version(&sds::identity_path(run)));
+        let ours = written == (Some(self.held.trust().version()), Some(self.held.version.clone()));
+        // The one that tries needs them as they are until it has succeeded or failed.
+        if ours || self.sidecar.is_frozen() {
+            self.foreign_since = None;
+            return;
+        }
+        if self.foreign_since.get_or_insert_with(Instant::now).elapsed() < CHECK {
+            return;
+        }
+        self.foreign_since = None;
+        tracing::warn!("another slot left its certificate behind; getting a new one");
+        // It may have heard a later word about the roots.
+        let trust = self.held.trust().later(sds::read_trust(run));
+        self.held.set_trust(trust);
+        self.renew().await;
+    }
+
     async fn report(&mut self) {
         if !self.sidecar.envoy_has_read(&self.held).await {
             self.report_at = Instant::now() + READING;
+            self.reclaim().await;
             return;
         }
+        self.foreign_since = None;
         let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
         self.sequence = i64::try_from(now).unwrap_or_default().max(self.sequence + 1);
         let environment = self.sidecar.environment();

@@ -237,12 +237,16 @@ impl Client {
     /// [`CertificateError`].
     pub async fn issue(&self) -> Result<Issued, CertificateError> {
         let token = self.settings.token.read().await.map_err(CertificateError::Token)?;
-        self.set_roots(&self.settings.trust.read(self.told.load().as_deref())?)?;
+        // For this question alone: what this process trusts is what a controller says, and a mounted file may still hold a
+        // root that was dropped.
+        let asked = Roots::none();
+        let known = self.settings.trust.read(self.told.load().as_deref())?;
+        asked.set(&known).map_err(|source| CertificateError::Tls { what: "trust bundle", source })?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CertificateError::Request)?;
         let request = signing_request(&key, &token)?;
         // Asked without the old certificate: the token alone says who we are, and an expired certificate must not
         // stand in the way of a new one.
-        let tls = tls::client_config(Certificate::none(), self.identity.roots.clone())
+        let tls = tls::client_config(Certificate::none(), asked)
             .map_err(|source| CertificateError::Tls { what: "trust bundle", source })?;
         let (status, body) = https::send(&self.settings.controller, tls, request, LIMITS)
             .await

@@ -17,6 +17,9 @@
 //!   serves nothing, even if it rejected everything.
 //! - [`shared`] says who is live (a file, written when a takeover has succeeded), who is alive and who is trying
 //!   (locks, which the kernel takes back from whoever dies).
+//! - [`state`] decides (pure), [`run`] performs.
+//! - The files with certificate and key are the live slot's: one that tries to take over starts its Envoy with them, and
+//!   installs its own when it is live.
 //! - A takeover that fails leaves the old Envoy serving, but without its admin interface, which it gives away early.
 //!   Its launcher then hot-restarts it by itself.
 
@@ -25,6 +28,9 @@ pub mod launch;
 pub mod region;
 pub mod run;
 pub mod shared;
+#[cfg(test)]
+mod simulation;
+pub mod state;
 
 use serde::{Deserialize, Serialize};
 

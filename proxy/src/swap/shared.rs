@@ -6,15 +6,25 @@
 //! | `alive-<slot>` | locked while that slot has an Envoy that serves or drains |
 //! | `attempt` | locked while a slot tries to take over |
 //! | `failures-<slot>.json` | how often in a row a slot failed, so that it waits longer each time |
+//! | `launcher-<slot>` | locked as long as a launcher of that slot runs whose locks can be asked about |
 //! | `retired-<epoch>.json` | read by the Envoy of that epoch: 1 once another one has taken over, until then 0 |
+
+//!
+//! A lock is two: one that the launchers of 0.2.0 know (`flock`), and a record lock, which others can ask about without
+//! taking it for a moment (`fcntl`, F_GETLK). To ask about the first kind one has to try, and whoever wants it just then
+//! does not get it; so that is done only where no launcher runs that has the second kind, and whoever wants a lock tries
+//! more than once. A record lock ends when its process closes *any* file descriptor of the file, so a launcher never asks
+//! about its own.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::process::{Flock, FlockType, fcntl_getlk};
 use serde::{Deserialize, Serialize};
 
 use super::Slot;
@@ -23,7 +33,10 @@ use crate::sds;
 /// After the first failure; doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// Times that a lock is tried for, a millisecond apart: somebody may be asking about it just then.
+const TRIES: u32 = 10;
 const DIRECTORY: &str = "slots";
+const ATTEMPT: &str = "attempt";
 
 /// The slot that took over last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,15 +71,20 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// How long to wait still.
+    /// How long to wait in all.
     #[must_use]
-    pub fn pause(&self, release: &str, now: u64) -> Duration {
+    pub fn longest(&self, release: &str) -> Duration {
         if self.count == 0 || self.release != release {
             return Duration::ZERO;
         }
-        let pause = FIRST_PAUSE.saturating_mul(1 << (self.count - 1).min(8)).min(LONGEST_PAUSE);
-        // A clock that was put back must not hold a slot for ever.
-        pause.saturating_sub(Duration::from_secs(now.saturating_sub(self.at)))
+        FIRST_PAUSE.saturating_mul(1 << (self.count - 1).min(8)).min(LONGEST_PAUSE)
+    }
+
+    /// How long to wait still.
+    #[must_use]
+    pub fn pause(&self, release: &str, now: u64) -> Duration {
+        // Where the clock was put back, this is as long as the longest; `state` bounds it by a clock that never is.
+        self.longest(release).saturating_sub(Duration::from_secs(now.saturating_sub(self.at)))
     }
 }
 
@@ -80,6 +98,8 @@ pub struct Lock {
 #[derive(Debug, Clone)]
 pub struct Shared {
     directory: PathBuf,
+    me: Option<Slot>,
+    _launcher: Option<Arc<File>>,
 }
 
 impl Shared {
@@ -90,7 +110,18 @@ impl Shared {
     pub fn new(run: &Path) -> io::Result<Self> {
         let directory = run.join(DIRECTORY);
         std::fs::create_dir_all(&directory)?;
-        Ok(Self { directory })
+        Ok(Self { directory, me: None, _launcher: None })
+    }
+
+    /// The same for the launcher of a slot, of which there is one.
+    ///
+    /// # Errors
+    /// When it can't be made, or another launcher of this slot runs.
+    pub fn of(run: &Path, me: Slot) -> io::Result<Self> {
+        let shared = Self::new(run)?;
+        let launcher = shared.open(&launcher(me))?;
+        fcntl_lock(launcher.as_fd(), FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { me: Some(me), _launcher: Some(Arc::new(launcher)), ..shared })
     }
 
     /// The slot that took over last; none in a pod that has just begun.
@@ -112,25 +143,33 @@ impl Shared {
     /// # Errors
     /// When the file can't be opened or locked.
     pub fn live_on(&self, slot: Slot) -> io::Result<Lock> {
-        self.lock(&alive(slot), FlockOperation::NonBlockingLockExclusive)
+        self.lock(&alive(slot))
     }
 
-    /// Whether a slot has an Envoy.
+    /// Whether a slot has an Envoy. Not to be asked by a launcher about its own.
     #[must_use]
     pub fn is_alive(&self, slot: Slot) -> bool {
-        self.is_locked(&alive(slot))
+        self.is_locked(&alive(slot), &[slot])
     }
 
     /// Begins to take over; nothing while the other slot tries.
     #[must_use]
     pub fn attempt(&self) -> Option<Lock> {
-        self.lock("attempt", FlockOperation::NonBlockingLockExclusive).ok()
+        // Not even a try where it is known to be in vain.
+        let others = self.me.map(|me| launcher(me.other()));
+        if others.is_some_and(|other| self.is_recorded(&other)) && self.is_recorded(ATTEMPT) {
+            return None;
+        }
+        self.lock(ATTEMPT).ok()
     }
 
-    /// Whether a slot tries to take over now.
+    /// Whether a slot tries to take over now. Not to be asked by a launcher that does.
     #[must_use]
     pub fn is_attempted(&self) -> bool {
-        self.is_locked("attempt")
+        match self.me {
+            Some(me) => self.is_locked(ATTEMPT, &[me.other()]),
+            None => self.is_locked(ATTEMPT, &[Slot::A, Slot::B]),
+        }
     }
 
     /// A slot's failures in a row.
@@ -168,16 +207,46 @@ impl Shared {
         self.write(&retired(epoch), &1)
     }
 
-    fn lock(&self, name: &str, operation: FlockOperation) -> io::Result<Lock> {
-        let path = self.directory.join(name);
-        let file = File::options().create(true).append(true).open(path)?;
-        flock(file.as_fd(), operation)?;
+    fn open(&self, name: &str) -> io::Result<File> {
+        File::options().create(true).append(true).open(self.directory.join(name))
+    }
+
+    fn lock(&self, name: &str) -> io::Result<Lock> {
+        let file = self.open(name)?;
+        let mut tried = 1;
+        while let Err(error) = flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+            if tried == TRIES {
+                return Err(error.into());
+            }
+            tried += 1;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        fcntl_lock(file.as_fd(), FlockOperation::NonBlockingLockExclusive)?;
         Ok(Lock { _file: file })
     }
 
-    /// Asks with a shared lock, which those who only ask may hold together.
-    fn is_locked(&self, name: &str) -> bool {
-        self.lock(name, FlockOperation::NonBlockingLockShared).is_err()
+    /// Whether another process holds it, whose slot is one of these.
+    fn is_locked(&self, name: &str, holders: &[Slot]) -> bool {
+        if self.is_recorded(name) {
+            return true;
+        }
+        let can_be_asked = holders.iter().all(|slot| self.is_recorded(&launcher(*slot)));
+        if can_be_asked {
+            return false;
+        }
+        // With a shared lock, which those who only ask may hold together.
+        let asked = self.open(name).and_then(|file| {
+            flock(file.as_fd(), FlockOperation::NonBlockingLockShared).map_err(io::Error::from)
+        });
+        asked.is_err()
+    }
+
+    /// Whether another process has a record lock on it. Changes nothing.
+    fn is_recorded(&self, name: &str) -> bool {
+        let held = self.open(name).and_then(|file| {
+            fcntl_getlk(file.as_fd(), &Flock::from(FlockType::WriteLock)).map_err(io::Error::from)
+        });
+        held.is_ok_and(|held| held.is_some())
     }
 
     fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
@@ -203,6 +272,10 @@ pub fn now() -> u64 {
 
 fn alive(slot: Slot) -> String {
     format!("alive-{slot}")
+}
+
+fn launcher(slot: Slot) -> String {
+    format!("launcher-{slot}")
 }
 
 fn failures(slot: Slot) -> String {
@@ -232,6 +305,39 @@ mod tests {
         assert!(shared.attempt().is_some());
     }
 
+    /// What 0.2.0 wrote is read here, and what is written here 0.2.0 reads: its structures are these, with every field that it
+    /// needs.
+    #[test]
+    fn files_of_the_release_before_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = Shared::new(directory.path()).unwrap();
+        let golden = |name: &str, text: &str| {
+            let path = directory.path().join("slots").join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let live = Live { slot: Slot::B, epoch: 3, drains_until: 1_790_000_000 };
+        let before = r#"{"drains_until":1790000000,"epoch":3,"slot":"b"}"#;
+        let path = golden("live.json", before);
+        assert_eq!(shared.live(), Some(live));
+        shared.set_live(live).unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), before);
+        golden("live.json", r#"{"epoch":3,"slot":"b"}"#);
+        assert_eq!(shared.live().map(|live| live.drains_until), Some(0), "0.1.0 did not say it");
+        golden("live.json", r#"{"epoch":3,"slot":"b","drains_until":0,"of_tomorrow":{}}"#);
+        assert!(shared.live().is_some(), "a field of a newer release");
+        let before = r#"{"at":1790000000,"count":2,"release":"0.2.0"}"#;
+        let path = golden("failures-a.json", before);
+        let failures = shared.failures(Slot::A);
+        assert_eq!(failures, Failures { count: 2, release: "0.2.0".to_owned(), at: 1_790_000_000 });
+        shared.write("failures-a.json", &failures).unwrap();
+        assert_eq!(std::fs::read_to_string(path).unwrap(), before);
+        shared.introduce(5).unwrap();
+        shared.retire(4).unwrap();
+        let retired = |epoch: u32| std::fs::read_to_string(retired_path(directory.path(), epoch)).unwrap();
+        assert_eq!((retired(5).as_str(), retired(4).as_str()), ("0", "1"));
+    }
+
     #[test]
     fn who_is_live_survives_garbage() {
         let directory = tempfile::tempdir().unwrap();
@@ -245,6 +351,53 @@ mod tests {
         assert_eq!((live.pause(drain, 100), live.pause(drain, 0)), (Duration::ZERO, drain));
         std::fs::write(directory.path().join("slots/live.json"), "{").unwrap();
         assert_eq!(shared.live(), None);
+    }
+
+    /// Another process that holds what a launcher of slot b holds, until its input ends.
+    fn launcher_of_b(directory: &Path, locks: &str) -> std::process::Child {
+        let script = format!(
+            "import fcntl,sys\nfiles=[open(name,'a') for name in sys.argv[1:]]\n[{locks}(file,fcntl.LOCK_EX|fcntl.LOCK_NB) for file in files]\nprint('held',flush=True)\nsys.stdin.read()"
+        );
+        let names = ["launcher-b", "alive-b"].map(|name| directory.join("slots").join(name));
+        let mut child = std::process::Command::new("python3")
+            .arg("-c")
+            .arg(script)
+            .args(if locks == "fcntl.flock" { &names[1..] } else { &names[..] })
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = child.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+        assert_eq!(line, "held\n");
+        child
+    }
+
+    /// A launcher that can be asked is asked; one of 0.2.0 is found out as ever.
+    #[test]
+    fn asking_takes_no_lock() {
+        for locks in ["fcntl.lockf", "fcntl.flock"] {
+            let directory = tempfile::tempdir().unwrap();
+            let shared = Shared::of(directory.path(), Slot::A).unwrap();
+            assert!(!shared.is_alive(Slot::B) && !shared.is_attempted());
+            let mut other = launcher_of_b(directory.path(), locks);
+            assert!(shared.is_alive(Slot::B), "{locks}");
+            assert!(!shared.is_attempted());
+            if locks == "fcntl.lockf" {
+                // However often one asks, whoever wants it gets it at the first try.
+                let asking = shared.clone();
+                let asked = std::thread::spawn(move || (0..5_000).any(|_| asking.is_attempted()));
+                for _ in 0..5_000 {
+                    let file = shared.open(ATTEMPT).unwrap();
+                    flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).unwrap();
+                }
+                assert!(!asked.join().unwrap());
+            }
+            drop(other.stdin.take());
+            other.wait().unwrap();
+            assert!(!shared.is_alive(Slot::B), "{locks}");
+        }
     }
 
     #[test]

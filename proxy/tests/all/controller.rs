@@ -75,7 +75,7 @@ impl Controller {
             host,
             port: listener.local_addr().expect("bound").port(),
             behaviour: Mutex::new(behaviour),
-            ads: configuration.map(|configuration| Ads(Arc::new(Mutex::new(configuration)))),
+            ads: configuration.map(|configuration| Ads(Arc::new(Mutex::new(configuration)), Arc::default())),
             requests: Mutex::default(),
         });
         let server = Arc::clone(&controller);
@@ -95,6 +95,22 @@ impl Controller {
     /// What it answers from now on to whoever asks anew.
     pub fn configure(&self, configuration: Configuration) {
         *self.ads.as_ref().expect("it serves ADS").0.lock().unwrap() = configuration;
+    }
+
+    /// Sends this to whoever is connected, unasked.
+    pub fn push(&self, configuration: &Configuration) {
+        let streams = self.ads.as_ref().expect("it serves ADS").1.lock().unwrap();
+        for (stream, (kind, resources)) in
+            streams.iter().flat_map(|stream| configuration.iter().map(move |part| (stream, part)))
+        {
+            // A stream that has ended is no matter.
+            let _ = stream.send(Ok(DeltaDiscoveryResponse {
+                type_url: (*kind).to_owned(),
+                nonce: "pushed".to_owned(),
+                resources: resources.clone(),
+                ..DeltaDiscoveryResponse::default()
+            }));
+        }
     }
 
     pub fn requests_seen(&self) -> usize {
@@ -204,7 +220,9 @@ impl Controller {
 }
 
 #[derive(Clone)]
-struct Ads(Arc<Mutex<Configuration>>);
+struct Ads(Arc<Mutex<Configuration>>, Arc<Mutex<Vec<Answers>>>);
+
+type Answers = tokio::sync::mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>;
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Ads {
@@ -224,7 +242,8 @@ impl AggregatedDiscoveryService for Ads {
     ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let mut requests = request.into_inner();
         let (send, receive) = tokio::sync::mpsc::unbounded_channel();
-        let Self(configuration) = self.clone();
+        let Self(configuration, streams) = self.clone();
+        streams.lock().unwrap().push(send.clone());
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
                 let configuration = configuration.lock().unwrap().clone();

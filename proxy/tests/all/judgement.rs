@@ -28,6 +28,7 @@ listener_manager.total_listeners_active: 4
 listener_manager.total_listeners_warming: 1
 cluster_manager.active_clusters: 7
 server.hot_restart_epoch: 2
+server.uptime: 65
 server.version: No recorded values
 ";
 
@@ -58,6 +59,7 @@ fn statistics_are_read() {
         clusters: 7,
         listeners: 5,
         epoch: Some(2),
+        uptime: Some(65),
         workers_started: true,
         inbound: Inbound {
             connections: 17,

@@ -17,7 +17,9 @@ use time::Duration;
 use crate::certificate::{Authority, Life};
 use crate::controller::{Behaviour, Controller};
 use crate::redirect_network::{OUTSIDE, POD, address, pod_and_outside};
-use crate::support::{ENVOYS, Network, Sidecar, TOKEN, ask, envoy, isolated, mirror, shell, until};
+use crate::support::{
+    ENVOYS, Network, Sidecar, TOKEN, ask, ask_admin, envoy, isolated, mirror, shell, until,
+};
 
 const HOST: &str = "controller.test";
 
@@ -147,10 +149,8 @@ fn confirmed(controller: &Controller, step: &str, trusted: &[&Arc<Authority>]) {
     });
 }
 
-fn handshakes(outside: &Network) -> u64 {
-    let (_, text) = outside
-        .inside(|| ask(address("127.0.0.1", 15000), "GET", "/stats?filter=cluster.hop.ssl.handshake"))
-        .expect("Envoy answers");
+fn handshakes(run: &Path) -> u64 {
+    let (_, text) = ask_admin(run, "/stats?filter=cluster.hop.ssl.handshake").expect("Envoy answers");
     text.trim().rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
@@ -192,6 +192,7 @@ fn no_handshake_fails_while_certificates_and_the_root_are_replaced() {
             }
         };
         let [server_run, client_run] = runs;
+        let asked = client_run.clone();
         let mounted = server_run.join("ca.crt");
         let _server = start("server", POD, server, server_run)();
         let _client = outside.inside(start("client", OUTSIDE, client, client_run));
@@ -229,7 +230,7 @@ fn no_handshake_fails_while_certificates_and_the_root_are_replaced() {
             failures.len(),
             &failures[..failures.len().min(5)]
         );
-        let made = handshakes(&outside);
+        let made = handshakes(&asked);
         assert!(made >= done, "{made} handshakes for {done} requests");
         println!("{done} requests, {made} handshakes in {:?}: none failed", began.elapsed());
 

@@ -13,7 +13,7 @@ use time::Duration;
 use crate::certificate::Life;
 use crate::controller::{Behaviour, Controller};
 use crate::support::{
-    ENVOYS, PROGRAM, Running, Sidecar, ask, envoy, get, isolated, mirror, read_message, shell, until,
+    ENVOYS, PROGRAM, Running, Sidecar, ask_admin, envoy, get, isolated, mirror, read_message, shell, until,
     variables,
 };
 
@@ -62,7 +62,7 @@ fn renewal_replaces_the_secrets_with_a_new_key() {
         });
         assert!(controller.requests_seen() >= 2, "a new key each time");
         until("Envoy has read the new one", || {
-            let (_, text) = ask("127.0.0.1:15000".parse().unwrap(), "GET", "/certs").ok()?;
+            let (_, text) = ask_admin(&sidecar.path(""), "/certs").ok()?;
             text.contains("spiffe://cluster.local/ns/bookstore/sa/bookstore").then_some(())
         });
         controller.behave(Behaviour::Refuse(403, "PodGone"));
@@ -71,6 +71,36 @@ fn renewal_replaces_the_secrets_with_a_new_key() {
         });
         let (_, body) = get("/readyz").unwrap();
         assert!(!body.contains("Certificate"), "the last good certificate counts: {body}");
+    });
+}
+
+/// Another container of the pod shares its network, and must neither stop Envoy nor read what it is configured with.
+#[test]
+fn no_other_container_of_the_pod_reaches_envoys_admin_interface() {
+    isolated("sidecar::no_other_container_of_the_pod_reaches_envoys_admin_interface", || {
+        for version in ENVOYS {
+            let controller = Controller::start(signs(), None);
+            let directory = tempfile::tempdir().unwrap();
+            let program = crate::redirect_network::envoy_for_sidecar(version, directory.path());
+            let sidecar = Sidecar::start_as_sidecar(&controller, &program, &[]);
+            sidecar.wait_reason("AwaitingController");
+            let listening = shell("ss -Htln");
+            assert!(!listening.contains(":15000"), "{listening}");
+            let socket = sidecar.path("admin.sock");
+            let about = shell(&format!("stat -c '%a %u' {}", socket.display()));
+            assert_eq!(about.trim(), format!("600 {}", crate::support::USER));
+            assert_eq!(ask_admin(&sidecar.path(""), "/ready").map(|(status, _)| status).ok(), Some(503));
+            let as_app = format!(
+                "setpriv --reuid 1000 --regid 1000 --clear-groups curl -sS --unix-socket {} http://a/ready || echo refused",
+                socket.display()
+            );
+            assert!(shell(&as_app).contains("refused"), "only its own user may connect");
+            let said: serde_json::Value = serde_json::from_str(&get("/stats").unwrap().1).unwrap();
+            assert_eq!(said["envoy"]["version"], version);
+            shell(&format!("kill -KILL {}", sidecar.envoy_pid()));
+            assert_eq!(sidecar.exit_code(), Some(137));
+            shell(&format!("umount {}/envoy", directory.path().display()));
+        }
     });
 }
 

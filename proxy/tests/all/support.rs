@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -192,12 +193,28 @@ pub fn ask(address: SocketAddr, method: &str, path: &str) -> std::io::Result<(u1
 
 /// The same on a connection that is there.
 pub fn ask_on(
-    mut stream: TcpStream,
+    stream: TcpStream,
     address: SocketAddr,
     method: &str,
     path: &str,
 ) -> std::io::Result<(u16, String)> {
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    talk(stream, &address.to_string(), method, path)
+}
+
+/// Asks the admin interface of the Envoy whose files lie in this directory.
+pub fn ask_admin(run: &Path, path: &str) -> std::io::Result<(u16, String)> {
+    let stream = UnixStream::connect(proxy::envoy::admin_path(run))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    talk(stream, "admin", "GET", path)
+}
+
+fn talk(
+    mut stream: impl Read + Write,
+    address: &str,
+    method: &str,
+    path: &str,
+) -> std::io::Result<(u16, String)> {
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"

@@ -20,7 +20,9 @@ use crate::controller::{Behaviour, Configuration, Controller};
 use crate::end_of_a_pod::{any, configuration};
 use crate::load::{self, HELD, HOLD, Load, ping};
 use crate::redirect_network::{POD, address, envoy_for_sidecar, init, pod_and_outside};
-use crate::support::{ENVOYS, Network, PROGRAM, Running, USER, get, isolated, shell, until, variables};
+use crate::support::{
+    ENVOYS, Network, PROGRAM, Running, USER, ask_admin, get, isolated, shell, until, variables,
+};
 
 const HTTP: u16 = 8080;
 const TCP: u16 = 9000;
@@ -223,8 +225,8 @@ fn no_failure(load: Load) -> u64 {
     done
 }
 
-fn envoy_version() -> String {
-    let (_, body) = crate::support::ask("127.0.0.1:15000".parse().unwrap(), "GET", "/server_info").unwrap();
+fn envoy_version(pod: &Pod) -> String {
+    let (_, body) = ask_admin(pod.directory.path(), "/server_info").unwrap();
     let info: Value = serde_json::from_str(&body).unwrap();
     info["version"].as_str().unwrap().split('/').nth(1).unwrap().to_owned()
 }
@@ -245,7 +247,7 @@ fn swaps_back_and_forth_lose_nothing() {
             let version = ENVOYS[swap % 2];
             pod.replace(slot, &pod.envoy(version));
             pod.until_live(slot);
-            assert_eq!(envoy_version(), version);
+            assert_eq!(envoy_version(&pod), version);
             assert_eq!(get("/readyz").map(|(status, _)| status), Some(200));
             assert!(pod.shared.is_alive(slot.other()), "the old one drains");
             for stream in &mut long {
@@ -337,9 +339,110 @@ fn a_new_envoy_that_rejects_its_configuration_changes_nothing() {
         let healed = try_until(|| pod.shared.live().filter(|live| live.slot == Slot::A && live.epoch > 0));
         assert!(healed.is_some(), "{}", pod.log(Slot::A));
         pod.until_ready();
-        assert_eq!(envoy_version(), ENVOYS[0]);
+        assert_eq!(envoy_version(&pod), ENVOYS[0]);
         traffic(&load);
         no_failure(load);
+    });
+}
+
+/// What the live slot says that it holds is what a rotation of the root waits for.
+#[test]
+fn a_failed_swap_leaves_the_live_slots_certificate_and_upkeep_as_they_were() {
+    isolated("swap::a_failed_swap_leaves_the_live_slots_certificate_and_upkeep_as_they_were", || {
+        let mut pod = Pod::start(ENVOYS[0]);
+        let identity = pod.directory.path().join("sds/identity.json");
+        let before = std::fs::read(&identity).unwrap();
+        pod.controller.configure(rejected());
+        let program = pod.envoy(ENVOYS[1]);
+        pod.replace(Slot::B, &program);
+        assert_eq!(pod.exit_code(Slot::B), Some(proxy::swap::FAILED));
+        assert!(before == std::fs::read(&identity).unwrap(), "the one that failed has left its certificate");
+        pod.controller.configure(serving());
+        let healed = try_until(|| pod.shared.live().filter(|live| live.slot == Slot::A && live.epoch > 0));
+        assert!(healed.is_some(), "{}", pod.log(Slot::A));
+        rotates(&pod);
+    });
+}
+
+/// A new root is trusted, and signs, when the live slot says so.
+fn rotates(pod: &Pod) {
+    let (first, second) =
+        (Arc::clone(&pod.controller.authority), Arc::new(crate::certificate::Authority::new()));
+    for trusted in [[&first, &second], [&second, &first]] {
+        pod.controller.order(&trusted);
+        let told = try_until(|| {
+            let told = pod.controller.told.lock().unwrap();
+            let right = |report: &Value| {
+                report["issuer"] == trusted[0].name() && report["roots"].as_array().map(Vec::len) == Some(2)
+            };
+            told.values().any(right).then_some(())
+        });
+        assert!(told.is_some(), "a rotation waits for the live slot for ever: {}", pod.log(Slot::A));
+    }
+}
+
+/// As a launcher of 0.2.0 leaves the files when it fails: with a certificate that nobody holds.
+#[test]
+fn the_live_slot_takes_its_files_back_from_a_launcher_of_the_release_before() {
+    isolated("swap::the_live_slot_takes_its_files_back_from_a_launcher_of_the_release_before", || {
+        let pod = Pod::start(ENVOYS[1]);
+        let path = pod.directory.path().join("sds/identity.json");
+        let mut secret: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        secret["version_info"] = "of another slot".into();
+        proxy::sds::replace(&path, &secret).unwrap();
+        shell(&format!("chown {USER}:{PROXY_GID} {}", path.display()));
+        rotates(&pod);
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("of another slot"));
+    });
+}
+
+/// Counters of the old Envoy come into the new one's, so that totals survive.
+#[test]
+fn what_the_old_envoy_rejected_is_not_the_new_ones_fault() {
+    isolated("swap::what_the_old_envoy_rejected_is_not_the_new_ones_fault", || {
+        let mut pod = Pod::start(ENVOYS[0]);
+        let run = pod.directory.path().to_owned();
+        let says = |expected: [&str; 2]| {
+            let filter = "/stats?filter=lds.update_rejected%7Crestart_epoch%7Cserver.uptime";
+            let (_, body) = ask_admin(&run, filter).ok()?;
+            expected.iter().all(|line| body.contains(line)).then_some(body)
+        };
+        // The new one gets nothing at first, and waits long enough to hear, with a flush of its statistics, of what the old
+        // one rejects meanwhile; then it gets what it accepts.
+        pod.controller.push(&rejected());
+        until("the old Envoy has rejected something", || says(["restart_epoch: 0", "update_rejected: 1"]));
+        pod.controller.configure(Vec::new());
+        let program = pod.envoy(ENVOYS[1]);
+        pod.replace(Slot::B, &program);
+        until("the new Envoy has flushed its statistics", || {
+            says(["restart_epoch: 1", "server.uptime: "]).filter(|body| !body.contains("server.uptime: 0"))
+        });
+        pod.controller.push(&serving());
+        pod.until_live(Slot::B);
+        assert_eq!(envoy_version(&pod), ENVOYS[1]);
+    });
+}
+
+/// Whatever another container of the pod leaves in /dev/shm: the live slot goes on, the other one says why it cannot take
+/// over, and after a crash the sidecar starts anew.
+#[test]
+fn garbage_in_the_shared_memory_is_named_and_ends_with_the_next_start() {
+    isolated("swap::garbage_in_the_shared_memory_is_named_and_ends_with_the_next_start", || {
+        let mut pod = Pod::start(ENVOYS[1]);
+        shell("for file in /dev/shm/envoy_shared_memory_*; do echo garbage > $file; done");
+        let program = pod.envoy(ENVOYS[1]);
+        pod.replace(Slot::B, &program);
+        assert_eq!(pod.exit_code(Slot::B), Some(proxy::swap::FAILED));
+        let log = pod.log(Slot::B);
+        assert!(log.contains("is not what an Envoy of the catalogue writes"), "{log}");
+        assert_eq!(get("/readyz").map(|(status, _)| status), Some(200), "the live slot goes on");
+        pod.want(Slot::A);
+        let launcher = pod.process(Slot::A).id();
+        shell(&format!("pkill -KILL -P {launcher}"));
+        assert_eq!(pod.exit_code(Slot::A), Some(137));
+        pod.start_slot(Slot::A, &program);
+        pod.until_ready();
+        until("slot a is live again", || pod.is_live(Slot::A));
     });
 }
 
@@ -354,7 +457,7 @@ fn a_new_envoy_that_dies_while_it_waits_changes_nothing() {
         pod.replace(Slot::B, &program);
         let launcher = pod.process(Slot::B).id();
         until("the new Envoy has taken the admin interface", || {
-            let (_, body) = crate::support::ask("127.0.0.1:15000".parse().unwrap(), "GET", "/ready").ok()?;
+            let (_, body) = ask_admin(pod.directory.path(), "/ready").ok()?;
             body.contains("INITIALIZING").then_some(())
         });
         assert_eq!(get("/readyz").map(|(status, _)| status), Some(200), "the old one serves");

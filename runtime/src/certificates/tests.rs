@@ -109,6 +109,40 @@ async fn a_refusal_is_told_in_the_controllers_words_and_keeps_the_old_certificat
     assert!(matches!(client.issue().await, Err(CertificateError::Https(_))), "a controller of another root");
 }
 
+/// Whether a client with this identity trusts a server whose certificate this authority signed.
+async fn trusts(identity: &Identity, authority: &Authority) -> bool {
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["c.test".to_owned()]).unwrap().signed_by(&key, authority).unwrap();
+    let certificate = Certificate::none();
+    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    certificate.set(&leaf.pem(), der).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let config = tls::server_config(certificate, ClientAuth::None).unwrap();
+    let router = Router::new().route("/", axum::routing::get(|| async { "hello" }));
+    tokio::spawn(tls::serve(listener, config, router, tls::Metrics::default(), Shutdown::default()));
+    let request = Request::get("/").body(Full::default()).unwrap();
+    let peer = Peer { address, server_name: "c.test".to_owned() };
+    https::send(&peer, identity.client_config().unwrap(), request, LIMITS).await.is_ok()
+}
+
+/// A mounted bundle lags behind what controllers say, and a root that was dropped is still in it.
+#[tokio::test]
+async fn a_renewal_widens_no_trust() {
+    let (client, script, trust) = scene().await;
+    let dropped = authority();
+    let known = trust.load_full().unwrap();
+    client.issue().await.unwrap();
+    assert!(!trusts(&client.identity(), &dropped).await);
+    trust.store(Some(Arc::new(format!("{known}{}", dropped.pem()))));
+    script.lock().refuse = Some((503, "NotReady"));
+    assert!(client.issue().await.is_err(), "the renewal fails, with both roots in the mounted bundle");
+    assert!(!trusts(&client.identity(), &dropped).await, "what the last controller said stays in force");
+    client.issue().await.unwrap();
+    assert!(!trusts(&client.identity(), &dropped).await);
+    assert!(client.identity().certificate.is_set());
+}
+
 #[tokio::test]
 async fn after_a_failure_it_is_tried_again() {
     let (client, script, _trust) = scene().await;

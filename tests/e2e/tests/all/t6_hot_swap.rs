@@ -52,19 +52,18 @@ fn has_slots(pod: &Value) -> bool {
     SLOTS.iter().all(|slot| all.iter().any(|container| container["name"] == *slot))
 }
 
-/// The Envoy that each pod runs, as its admin interface says.
+/// The Envoy that each pod runs, as its sidecar says.
 fn envoys(story: &Story) -> Vec<String> {
     let version = |pod: &Value| {
         let metadata = &pod["metadata"];
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let app = containers(pod, "/spec/containers").into_iter().map(|container| text(&container["name"]));
         let app = app.into_iter().find(|name| !SLOTS.contains(&name.as_str())).unwrap();
-        let ask = ["bookstore", "call", "--show", "http://127.0.0.1:15000/server_info"];
+        let ask = ["bookstore", "call", "--show", "http://127.0.0.1:15020/stats"];
         let (namespace, name) = (text(&metadata["namespace"]), text(&metadata["name"]));
         let said = story.cluster.exec(&namespace, &name, &app, &ask).unwrap();
         let info: Value = serde_json::from_str(&said).unwrap();
-        // "<commit>/1.38.3/Clean/RELEASE/BoringSSL"
-        info["version"].as_str().unwrap().split('/').nth(1).unwrap().to_owned()
+        text(&info["envoy"]["version"])
     };
     pods(story).iter().map(version).collect()
 }
