@@ -25,6 +25,9 @@ use crate::progress::Progress;
 /// Name of the operator's Deployment.
 pub const OPERATOR: &str = "meshwright-operator";
 
+/// Prefix of images that nobody publishes: nodes must hold them already.
+const LOCAL_PREFIX: &str = "meshwright/";
+
 /// Arguments of `install`.
 #[derive(clap::Args, Debug, Clone)]
 pub struct Arguments {
@@ -44,7 +47,7 @@ pub struct Arguments {
     #[arg(long = "watch", value_name = "NAMESPACE")]
     watch: Vec<String>,
     /// Prefix of all images
-    #[arg(long, default_value = "meshwright/")]
+    #[arg(long, default_value = LOCAL_PREFIX)]
     image_prefix: String,
     /// Only show what would be applied; asks no cluster
     #[arg(long)]
@@ -280,7 +283,15 @@ fn waiting_reason(pod: &Pod) -> Option<String> {
 
 fn next_steps(arguments: &Arguments) -> String {
     let mesh = &arguments.mesh;
-    let mut text = String::from("\nWhat next:\n  meshwright status\n");
+    let mut text = String::new();
+    if arguments.image_prefix == LOCAL_PREFIX {
+        // A node without them would ask a public registry, where that name may be anybody's.
+        text.push_str(
+            "\nThe images are taken by the local name meshwright/..., which is not ours on any registry: every node must \
+             hold them.\nFor images in a registry of yours: --image-prefix registry.example/meshwright/\n",
+        );
+    }
+    text.push_str("\nWhat next:\n  meshwright status\n");
     if arguments.watch.is_empty() {
         text.push_str(&format!("  kubectl label namespace NAMESPACE {}={mesh}\n", crds::labels::MESH));
     }

@@ -17,6 +17,8 @@ pub struct Cluster {
     pub name: String,
     /// What to say to kubectl; empty means what the caller's environment says.
     pub kubeconfig: String,
+    /// The cluster's own kubectl; of the caller's own cluster the one on the `PATH`.
+    kubectl: PathBuf,
 }
 
 impl Cluster {
@@ -42,18 +44,22 @@ impl Cluster {
 
     fn seen(name: &str, which: &str) -> anyhow::Result<Self> {
         let exports = output(script().args(["env", which, name]))?;
-        let kubeconfig = exports
-            .lines()
-            .find_map(|line| line.strip_prefix("export KUBECONFIG="))
-            .map(|value| value.trim_matches(['"', '\'']).to_owned())
+        let export = |name: &str| {
+            let mut lines = exports.lines().filter_map(|line| line.strip_prefix("export "));
+            lines
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+                .map(|value| value.trim_matches(['"', '\'']).to_owned())
+        };
+        let kubeconfig = export("KUBECONFIG")
             .with_context(|| format!("`tests/cluster/cluster env` printed no KUBECONFIG: {exports}"))?;
-        Ok(Self { name: name.to_owned(), kubeconfig })
+        let kubectl = export("MESHWRIGHT_KUBECTL").unwrap_or_else(|| "kubectl".to_owned()).into();
+        Ok(Self { name: name.to_owned(), kubeconfig, kubectl })
     }
 
     /// `kubectl` for this cluster.
     #[must_use]
     pub fn kubectl(&self) -> Command {
-        let mut command = Command::new("kubectl");
+        let mut command = Command::new(&self.kubectl);
         command.env("KUBECONFIG", &self.kubeconfig);
         command
     }
