@@ -4,6 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 
+use crate::figures;
+
 /// What the numbers were measured on; `note` says who shared it.
 #[must_use]
 pub fn machine(note: &str) -> String {
@@ -23,7 +25,8 @@ pub fn machine(note: &str) -> String {
     )
 }
 
-/// Puts a report between the marks of its name.
+/// Puts a report between the marks of its name, and its numbers into the JSON file beside (`benchmarks.md`,
+/// `benchmarks.json`).
 ///
 /// # Errors
 /// When the file cannot be read or written, or has no such marks.
@@ -34,7 +37,9 @@ pub fn write(path: &Path, name: &str, report: &str) -> anyhow::Result<()> {
     let (_, after) = rest.split_once(&end).with_context(|| format!("no mark {end}"))?;
     ensure!(!report.contains(&end), "the report ends itself");
     std::fs::write(path, format!("{before}{begin}\n{report}{end}{after}"))
-        .with_context(|| format!("writing {}", path.display()))
+        .with_context(|| format!("writing {}", path.display()))?;
+    let today = time::OffsetDateTime::now_utc().date().to_string();
+    figures::write(&path.with_extension("json"), name, figures::of(name, report, &today))
 }
 
 /// The value that `percent` of the values do not exceed.
