@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::snapshots::Snapshots;
 use crate::watch;
 use crate::watch::monitor::{self, Monitor, Replica};
+use crate::xds::door::{Door, Manners};
 use crate::xds::server::{self, Ads, Limits};
 
 /// How the controller runs.
@@ -40,6 +41,10 @@ pub struct Options {
     pub cluster_domain: String,
     /// Name of this replica's pod.
     pub replica: String,
+    /// Streams that it takes.
+    pub most_streams: usize,
+    /// The greatest age of a stream.
+    pub stream_age: std::time::Duration,
 }
 
 /// A mesh before its MeshConfig has been seen: denies everything.
@@ -129,10 +134,11 @@ impl Daemon {
             snapshots: snapshots.clone(),
             proxies,
             canaries: Arc::default(),
+            door: Arc::new(Door::new(Manners { most: options.most_streams, ..Manners::default() })),
             metrics,
             stopping,
             leaving: Arc::default(),
-            limits: Limits::default(),
+            limits: Limits { age: options.stream_age, ..Limits::default() },
         };
         let router = endpoint::router(issuing).merge(fleet::router(fleet.clone())).merge(server::router(ads));
         let living = snapshots.clone();

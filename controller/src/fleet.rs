@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::certificates::holdings::Holdings;
 use crate::identity;
 use crate::snapshots::{PodRef, Snapshots};
+use crate::xds::session::Rejections;
 use bound::Bound;
 
 mod bound;
@@ -52,8 +53,8 @@ pub struct Connected {
 pub struct Status {
     /// Whether it has acknowledged everything that it should hold now.
     pub in_sync: bool,
-    /// What it refused.
-    pub rejected: Vec<Rejection>,
+    /// What it refused, and what it is not sent because others did.
+    pub rejected: Rejections,
     /// Resources held: clusters, endpoints, listeners, routes.
     pub held: [usize; 4],
 }
@@ -98,7 +99,8 @@ impl Connected {
             envoy: self.envoy.clone(),
             connected_since: self.since.clone(),
             in_sync: status.in_sync,
-            rejected: status.rejected,
+            rejected: status.rejected.first,
+            rejected_more: u32::try_from(status.rejected.more).unwrap_or(u32::MAX),
         }
     }
 }
@@ -146,7 +148,7 @@ impl Fleet {
     fn problems(&self) -> Vec<ProblemReport> {
         let mut refused: BTreeMap<(String, String, String), String> = BTreeMap::new();
         for connected in self.proxies.newest() {
-            let rejected = connected.status.lock().rejected.clone();
+            let rejected = connected.status.lock().rejected.first.clone();
             for rejection in &rejected {
                 let Some(kind) =
                     mesh::ResourceType::ALL.into_iter().find(|kind| kind.as_str() == rejection.resource_type)
@@ -211,9 +213,12 @@ impl Fleet {
 
 /// What the author of an object is told when something that it is part of was refused.
 fn told(connected: &Connected, rejection: &Rejection, name: &str) -> String {
+    let last_good = match rejection.older_rules {
+        true => "this sidecar enforces the older rules that it has, or none of its callers get through",
+        false => "the last good configuration stays in force",
+    };
     format!(
-        "Envoy {} of {}/{} refused {} {name}, which this object is part of: {}; the last good configuration stays in \
-         force; correct the object",
+        "Envoy {} of {}/{} refused {} {name}, which this object is part of: {}; {last_good}; correct the object",
         connected.envoy,
         connected.pod.namespace,
         connected.pod.name,

@@ -11,6 +11,8 @@
 //! # Flags
 //! `--mesh NAME`, `--namespace NAMESPACE` (of the control plane), `--revision RELEASE` (or `MESHWRIGHT_VERSION`),
 //! `--listen 0.0.0.0:15012`, `--admin 0.0.0.0:9090`, `--cluster-domain cluster.local`. `POD_NAME` names the replica.
+//! `--most-streams 50000` (`MESHWRIGHT_MOST_STREAMS`), `--stream-minutes 360` (`MESHWRIGHT_STREAM_MINUTES`): how many
+//! sidecars it takes, and after which time each connects anew, perhaps to another replica.
 //!
 //! # What it may do (RBAC; the operator creates it for the service account `meshwright-controller-<release>`)
 //! Cluster-wide:
@@ -65,6 +67,12 @@ struct Flags {
     /// Name of this replica's pod, for the fleet report.
     #[arg(long, env = "POD_NAME", default_value = "")]
     replica: String,
+    /// Streams of sidecars that this replica takes; those beyond try another replica.
+    #[arg(long, env = "MESHWRIGHT_MOST_STREAMS", default_value_t = controller::xds::door::MOST_STREAMS)]
+    most_streams: usize,
+    /// Minutes after which a sidecar connects anew, so that replicas that were started later get their share.
+    #[arg(long, env = "MESHWRIGHT_STREAM_MINUTES", default_value_t = 360)]
+    stream_minutes: u32,
 }
 
 #[tokio::main]
@@ -80,6 +88,8 @@ async fn main() -> anyhow::Result<()> {
         revision: flags.revision,
         cluster_domain: flags.cluster_domain,
         replica: flags.replica,
+        most_streams: flags.most_streams,
+        stream_age: Duration::from_secs(u64::from(flags.stream_minutes.max(1)) * 60),
     };
     tracing::info!(mesh = options.mesh, revision = options.revision, listen = %flags.listen, "starting");
     let daemon = Daemon::start(&client, &options, &shutdown)?;

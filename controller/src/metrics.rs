@@ -48,6 +48,12 @@ pub enum End {
     Stuck,
     /// It broke the protocol.
     Violation,
+    /// Its pod opens streams too often.
+    TooOften,
+    /// The replica has as many streams as it takes.
+    Full,
+    /// It was open for long: its Envoy may find a replica with fewer.
+    Aged,
     /// The certificate that opened it has expired.
     Expired,
     /// This replica stops.
@@ -76,6 +82,12 @@ pub struct Metrics {
     pub acks: Family<PerType, Counter>,
     /// Responses refused.
     pub nacks: Family<PerType, Counter>,
+    /// Times that nothing was read from a stream for a while, because it asked for too much.
+    pub paused: Counter,
+    /// Rules that sidecars refused: each enforces the older ones that it has.
+    pub older_rules: Gauge,
+    /// Contents that sidecars are not sent because others refused them.
+    pub withheld: Gauge,
     /// Bytes of responses, before HTTP/2 and TLS.
     pub bytes: Counter,
     /// Audiences whose configuration was computed from nothing.
@@ -113,6 +125,12 @@ impl Metrics {
         registry.register("meshwright_xds_sent_resources", "Resources sent, by type", m.sent.clone());
         registry.register("meshwright_xds_acks", "Responses that sidecars accepted", m.acks.clone());
         registry.register("meshwright_xds_nacks", "Responses that sidecars refused", m.nacks.clone());
+        let paused = "Pauses of streams that asked for too much";
+        registry.register("meshwright_xds_paused", paused, m.paused.clone());
+        let older = "Rules that sidecars refused: each of them enforces the older ones that it has";
+        registry.register("meshwright_xds_older_rules", older, m.older_rules.clone());
+        let withheld = "Resources that sidecars are not sent, because others refused them";
+        registry.register("meshwright_xds_withheld", withheld, m.withheld.clone());
         registry.register("meshwright_xds_sent_bytes", "Bytes of responses", m.bytes.clone());
         registry.register("meshwright_renders", "Audiences computed from nothing", m.renders.clone());
         registry.register("meshwright_views", "Views of services and rests computed", m.computed.clone());

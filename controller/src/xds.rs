@@ -7,9 +7,12 @@
 //! ```
 
 pub mod body;
+pub mod door;
 pub mod leave;
+pub mod pace;
 pub mod served;
 pub mod server;
 pub mod session;
+pub mod text;
 pub mod trial;
 pub mod wire;

@@ -13,5 +13,7 @@ mod last_good;
 mod leave;
 #[path = "all/snapshots.rs"]
 mod snapshots;
+#[path = "all/streams.rs"]
+mod streams;
 #[path = "all/support.rs"]
 mod support;

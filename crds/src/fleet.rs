@@ -137,8 +137,21 @@ pub struct ProxyReport {
     pub connected_since: String,
     /// Whether it has acknowledged everything that it should hold now.
     pub in_sync: bool,
-    /// What it rejected and still has not accepted a replacement of.
+    /// What it rejected and still has not accepted a replacement of; the first ones.
     pub rejected: Vec<Rejection>,
+    /// How many more there are. A release that does not tell lists them all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rejected_more: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference
+fn is_false(yes: &bool) -> bool {
+    !yes
 }
 
 /// A resource that an Envoy refused; it keeps the last good one.
@@ -149,8 +162,12 @@ pub struct Rejection {
     pub resource_type: String,
     /// Names of the resources in the refused response.
     pub names: Vec<String>,
-    /// Envoy's own words.
+    /// Envoy's own words; cut if long.
     pub error: String,
+    /// Whether policy is enforced by it: the sidecar enforces the older rules that it has. `false` also from a release
+    /// that does not tell.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub older_rules: bool,
 }
 
 /// Something wrong with an object that a person wrote.

@@ -124,6 +124,7 @@ mod tests {
             resource_type: "Listener".to_owned(),
             names: (0..names).map(|name| format!("out|{}|{name}", "n".repeat(400))).collect(),
             error: "ö".repeat(words),
+            older_rules: false,
         };
         ProxyReport {
             namespace: format!("space-{}", number % 10),
@@ -134,6 +135,7 @@ mod tests {
             connected_since: "2026-01-01T00:00:00Z".to_owned(),
             in_sync: false,
             rejected: vec![rejection; rejections],
+            rejected_more: 0,
         }
     }
 

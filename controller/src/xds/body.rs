@@ -18,8 +18,40 @@ use super::wire::{DeltaRequest, DeltaResponse};
 
 /// Length of gRPC's frame header: a flag for compression and the length of the message.
 const HEADER: usize = 5;
-/// The largest request; one that names 50,000 resources is about as large.
-const LARGEST: usize = 4 * 1024 * 1024;
+/// The largest request, in bytes: one that names about 80,000 resources is as large.
+pub const LARGEST: usize = 8 * 1024 * 1024;
+/// The most names and versions in one request: short ones take more memory than they have bytes.
+pub const MOST_NAMES: usize = 200_000;
+
+/// Why there is no further request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoRequest {
+    /// The connection broke.
+    #[error("{0}")]
+    Broken(String),
+    /// A request is larger than any that is taken.
+    #[error("a request has {0} bytes; at most {LARGEST} are taken")]
+    TooLarge(usize),
+    /// A request names more than any that is taken.
+    #[error("a request names {0} resources; at most {MOST_NAMES} are taken")]
+    TooManyNames(usize),
+    /// It is no request.
+    #[error("{0}")]
+    Garbled(String),
+}
+
+impl NoRequest {
+    /// What the client is told.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let code = match self {
+            Self::Broken(_) => Code::Cancelled,
+            Self::TooLarge(_) | Self::TooManyNames(_) => Code::ResourceExhausted,
+            Self::Garbled(_) => Code::InvalidArgument,
+        };
+        Status::new(code, self.to_string())
+    }
+}
 
 /// What is sent: a response, or the end of the stream and why. Boxed, because channels keep room for many.
 pub type Item = Result<Box<DeltaResponse>, Box<Status>>;
@@ -106,7 +138,7 @@ impl Requests {
     ///
     /// # Errors
     /// When the connection breaks, or what comes is not a message.
-    pub async fn message(&mut self) -> Result<Option<DeltaRequest>, Status> {
+    pub async fn message(&mut self) -> Result<Option<DeltaRequest>, NoRequest> {
         loop {
             if let Some(message) = self.decode()? {
                 return Ok(Some(message));
@@ -117,34 +149,52 @@ impl Requests {
                         self.buffer.extend_from_slice(&data);
                     }
                 }
-                Some(Err(error)) => return Err(Status::cancelled(error.to_string())),
+                Some(Err(error)) => return Err(NoRequest::Broken(error.to_string())),
                 None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(Status::cancelled("the stream ended within a message")),
+                None => return Err(NoRequest::Broken("the stream ended within a message".to_owned())),
             }
         }
     }
 
-    fn decode(&mut self) -> Result<Option<DeltaRequest>, Status> {
+    fn decode(&mut self) -> Result<Option<DeltaRequest>, NoRequest> {
         let Some(&[flag, a, b, c, d]) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
         if flag != 0 {
-            return Err(Status::unimplemented("compressed messages are not taken"));
+            return Err(NoRequest::Garbled("compressed messages are not taken".to_owned()));
         }
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         if length > LARGEST {
-            return Err(Status::resource_exhausted("the message is too large"));
+            return Err(NoRequest::TooLarge(length));
         }
         if self.buffer.len() < HEADER + length {
             return Ok(None);
         }
         self.buffer.advance(HEADER);
-        let message = DeltaRequest::decode(self.buffer.split_to(length));
+        let bytes = self.buffer.split_to(length);
+        let names = names(bytes.as_ref());
+        let message = match names {
+            Ok(names) if names > MOST_NAMES => return Err(NoRequest::TooManyNames(names)),
+            Ok(_) => DeltaRequest::decode(bytes),
+            Err(error) => Err(error),
+        };
         if self.buffer.is_empty() {
             // Most messages are small; the room that a large one took is given back.
             self.buffer = BytesMut::new();
         }
-        let broken = |error: prost::DecodeError| Status::invalid_argument(format!("not a request: {error}"));
+        let broken = |error: prost::DecodeError| NoRequest::Garbled(format!("not a request: {error}"));
         message.map(Some).map_err(broken)
     }
+}
+
+/// How many names a request holds, without reading them.
+fn names(mut bytes: &[u8]) -> Result<usize, prost::DecodeError> {
+    use prost::encoding::{DecodeContext, decode_key, skip_field};
+    let mut names = 0;
+    while bytes.has_remaining() {
+        let (tag, wire) = decode_key(&mut bytes)?;
+        names += usize::from(matches!(tag, 3..=5));
+        skip_field(wire, tag, &mut bytes, DecodeContext::default())?;
+    }
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -175,6 +225,19 @@ mod tests {
         for bytes in [Bytes::from_static(&[1, 0, 0, 0, 0]), Bytes::from_static(&[0, 255, 0, 0, 0]), half] {
             assert!(Requests::new(Body::from(bytes)).message().await.is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn too_much_in_one_request_is_said_with_its_number() {
+        let many = DeltaRequest {
+            resource_names_subscribe: vec![String::new(); MOST_NAMES + 1],
+            ..DeltaRequest::default()
+        };
+        let answer = Requests::new(Body::from(frame(&many))).message().await;
+        assert_eq!(answer, Err(NoRequest::TooManyNames(MOST_NAMES + 1)));
+        let long = DeltaRequest { type_url: "x".repeat(LARGEST), ..DeltaRequest::default() };
+        let answer = Requests::new(Body::from(frame(&long))).message().await;
+        assert!(matches!(answer, Err(NoRequest::TooLarge(bytes)) if bytes > LARGEST), "{answer:?}");
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh::{Delta, ResourceType};
+use mesh::{Delta, ResourceName, ResourceType};
 
 use super::trial::Trial;
 
@@ -21,8 +21,55 @@ pub struct Entry {
     pub version: Version,
     /// Encoded `envoy.service.discovery.v3.Resource`.
     pub body: Bytes,
+    /// What is the same for all who hold it.
+    pub content: Arc<Content>,
+}
+
+/// What is known of one content, besides its bytes.
+#[derive(Debug, Default)]
+pub struct Content {
+    /// How it reaches sidecars.
+    pub way: Way,
+    /// The clusters that it names.
+    pub clusters: Box<[Arc<str>]>,
     /// Who has taken it.
-    pub trial: Arc<Trial>,
+    pub trial: Trial,
+}
+
+/// How a content reaches sidecars.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Way {
+    /// All at once: addresses, which must be fast; and whatever policy is enforced by, since what closes something
+    /// must never wait for somebody else's sidecar.
+    #[default]
+    AtOnce,
+    /// Canaries first: how a service of the mesh is called. Whether it may be is decided at the server.
+    CanariesFirst,
+}
+
+impl Way {
+    /// The way of resources of a type and name.
+    #[must_use]
+    pub fn of(kind: ResourceType, name: &str) -> Self {
+        match kind {
+            ResourceType::Endpoint => Self::AtOnce,
+            ResourceType::Cluster | ResourceType::Listener | ResourceType::Route => {
+                match name.parse::<ResourceName>() {
+                    Ok(name) if name.service().is_some() => Self::CanariesFirst,
+                    Ok(_) | Err(_) => Self::AtOnce,
+                }
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// The same for those who need not try it: others hold it already.
+    #[must_use]
+    pub fn settled(&self) -> Self {
+        let content = Content { clusters: self.content.clusters.clone(), ..Content::default() };
+        Self { version: self.version.clone(), body: self.body.clone(), content: Arc::new(content) }
+    }
 }
 
 impl PartialEq for Entry {
@@ -173,7 +220,12 @@ impl Pool {
         if let Some(((name, _), entry)) = known.get_key_value(&key) {
             return (name.clone(), entry.clone());
         }
-        let entry = Entry { version: key.1.clone(), body: resource.body.clone(), trial: Arc::default() };
+        let content = Content {
+            way: Way::of(kind, &key.0),
+            clusters: resource.clusters.clone(),
+            trial: Trial::default(),
+        };
+        let entry = Entry { version: key.1.clone(), body: resource.body.clone(), content: Arc::new(content) };
         known.insert(key.clone(), entry.clone());
         (key.0, entry)
     }
@@ -184,7 +236,7 @@ impl Pool {
             return;
         }
         for known in &mut self.known {
-            known.retain(|_, entry| Arc::strong_count(&entry.trial) > 1);
+            known.retain(|_, entry| Arc::strong_count(&entry.content) > 1);
         }
         self.swept = self.len();
     }

@@ -1,7 +1,7 @@
-//! `DeltaAggregatedResources` as an HTTP route, and the task of each stream.
+//! `DeltaAggregatedResources` as an HTTP route: who may open a stream. What happens on it is in `stream.rs`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -15,20 +15,32 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::body::{Item, Requests, Responses};
+use super::body::{Item, NoRequest, Requests, Responses};
+use super::door::{Account, Closed, Door, Inside};
 use super::leave::Leaving;
-use super::session::{Said, Session};
-use super::trial::Canaries;
-use super::wire::{DeltaRequest, DeltaResponse, Node};
+use super::session::Session;
+use super::text;
+use super::trial::{Canaries, Who};
+use super::wire::{DeltaRequest, Node};
 use crate::fleet::{Connected, Proxies};
 use crate::identity::{self, Identity};
 use crate::metrics::{End, Ended, Metrics};
 use crate::snapshots::{Feed, Holds, PodRef, Snapshots};
+use stream::Stream;
+
+mod stream;
 
 /// The one method that is served.
 const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Responses that may wait for the socket; each is only references to shared bytes.
 const WINDOW: usize = 8;
+
+/// Characters of a release that a sidecar says it is of.
+const MOST_VERSION: usize = 64;
+/// Bytes of a node id: the names of a pod and of its namespace (RFC 1123).
+const MOST_NODE_ID: usize = 253 + 1 + 63;
+/// Bytes of a uid.
+const MOST_UID: usize = 128;
 
 /// Limits of a stream.
 #[derive(Debug, Clone, Copy)]
@@ -40,12 +52,18 @@ pub struct Limits {
     /// Until a response is written or acknowledged. Envoy holds an acknowledgement back while it waits for endpoints,
     /// up to its fetch timeout of 15 s.
     pub stuck: Duration,
+    /// The greatest age of a stream, and at least three quarters of it; then it ends without an error, and its Envoy
+    /// connects anew, perhaps to another replica: so that those that were started later get their share.
+    pub age: Duration,
 }
+
+/// The greatest age of a stream when nobody says otherwise.
+pub const AGE: Duration = Duration::from_secs(6 * 3600);
 
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { first_request: seconds(15), known: seconds(15), stuck: seconds(90) }
+        Self { first_request: seconds(15), known: seconds(15), stuck: seconds(90), age: AGE }
     }
 }
 
@@ -60,6 +78,8 @@ pub struct Ads {
     pub canaries: Arc<Canaries>,
     /// Counts.
     pub metrics: Metrics,
+    /// Who may open a stream, and how often.
+    pub door: Arc<Door>,
     /// Ends every stream, each at its turn.
     pub stopping: CancellationToken,
     /// The turns.
@@ -83,7 +103,12 @@ async fn accept(State(ads): State<Ads>, request: Request) -> http::Response<Body
         let reason = match Box::pin(ads.stream(peer, requests, &out)).await {
             Ok(reason) => reason,
             Err((reason, status)) => {
-                tracing::debug!(?reason, message = status.message(), "stream ended");
+                match reason {
+                    End::Violation | End::Full => {
+                        tracing::warn!(?reason, message = status.message(), "stream ended");
+                    }
+                    _ => tracing::debug!(?reason, message = status.message(), "stream ended"),
+                }
                 // Nobody may be there to read it.
                 let _ = out.try_send(Err(Box::new(status)));
                 reason
@@ -99,67 +124,84 @@ async fn accept(State(ads): State<Ads>, request: Request) -> http::Response<Body
 
 type Failed = (End, Status);
 
+/// A stream that was let in. Nothing of the first request but this is kept.
+struct Opened {
+    connected: Arc<Connected>,
+    session: Session,
+    feed: Feed,
+    account: Arc<Account>,
+    inside: Inside,
+}
+
 impl Ads {
     async fn stream(&self, peer: Option<Identity>, mut requests: Requests, out: &Out) -> Result<End, Failed> {
         let peer = peer.ok_or((End::Refused, Status::unauthenticated("a client certificate is needed")))?;
-        let first = tokio::time::timeout(self.limits.first_request, requests.message())
+        let mut stream = {
+            let (opened, first) = Box::pin(self.open(&peer, &mut requests)).await?;
+            let mut stream = Stream::new(self, out, opened);
+            stream.request(&first).await?;
+            stream
+        };
+        let end = Box::pin(stream.run(requests, peer.not_after)).await;
+        let pod = &stream.connected.pod;
+        tracing::info!(pod = pod.name, namespace = pod.namespace, ?end, "disconnected");
+        end
+    }
+
+    /// Takes the first request. Few of one service account's streams are here at a time.
+    async fn open(&self, peer: &Identity, requests: &mut Requests) -> Result<(Opened, DeltaRequest), Failed> {
+        let account = self.door.account(&peer.id, Instant::now());
+        let _turn = account.open().await;
+        let mut first = tokio::time::timeout(self.limits.first_request, requests.message())
             .await
             .map_err(|_| (End::Stuck, Status::deadline_exceeded("no request came")))?
-            .map_err(|status| (End::Closed, status))?
+            .map_err(|why| no_request(&why))?
             .ok_or((End::Closed, Status::cancelled("closed without a request")))?;
-        let node = first.node.clone().unwrap_or_default();
-        let feed = self.admit(&peer, &node).await?;
+        let node = first.node.take().unwrap_or_default();
+        let pod = pod_of(&node)?;
+        let known = self.snapshots.pod(&pod.namespace, &pod.name).is_some_and(|facts| facts.uid == pod.uid);
+        match account.come(known.then_some(pod.uid.as_str()), Instant::now()) {
+            Ok(pause) => tokio::time::sleep(pause).await,
+            Err(why) => {
+                tokio::time::sleep(account.patience()).await;
+                return Err(closed(why));
+            }
+        }
+        let feed = self.admit(peer, &pod).await?;
         let holds =
             if first.initial_resource_versions.is_empty() { Holds::Nothing } else { Holds::Something };
         let current = self.snapshots.current(holds).await;
         current.map_err(|why| (End::Behind, Status::unavailable(why)))?;
-        let (pod, facts) = (pod_of(&node)?, &feed.facts);
-        let version =
-            Some(node.metadata_text("revision")).filter(|text| !text.is_empty()).unwrap_or(&facts.revision);
+        let inside = self.door.enter().map_err(closed)?;
+        let envoy = node.envoy();
+        let revision = Some(node.metadata_text("revision")).filter(|text| !text.is_empty());
         let connected = Arc::new(Connected {
             pod,
-            version: version.to_owned(),
-            envoy: node.envoy_version(),
-            since: OffsetDateTime::now_utc()
-                .replace_nanosecond(0)
-                .ok()
-                .and_then(|now| now.format(&Rfc3339).ok())
-                .unwrap_or_default(),
+            version: text::told(revision.unwrap_or(&feed.facts.revision), MOST_VERSION),
+            envoy: envoy.map(|version| version.to_string()).unwrap_or_default(),
+            since: now(),
             replaced: CancellationToken::new(),
             status: parking_lot::Mutex::default(),
         });
-        tracing::info!(
-            pod = connected.pod.name,
-            namespace = connected.pod.namespace,
-            envoy = connected.envoy,
-            "connected"
-        );
-        self.proxies.add(connected.clone());
-        self.metrics.streams.inc();
-        let served = feed.served.borrow().clone();
-        let name = format!("{}/{}", connected.pod.namespace, connected.pod.name);
-        let gate = self.canaries.gate(&connected.envoy, &name);
-        let session = Session::new(served, gate);
-        let stream = Stream { ads: self, out, session, feed, connected: connected.clone() };
-        let end = stream.run(first, requests, peer.not_after).await;
-        self.metrics.streams.dec();
-        self.proxies.remove(&connected);
-        tracing::info!(pod = connected.pod.name, namespace = connected.pod.namespace, "disconnected");
-        end
+        let (namespace, pod) = (&connected.pod.namespace, &connected.pod.name);
+        tracing::info!(pod, namespace, envoy = connected.envoy, "connected");
+        let name = format!("{namespace}/{pod}");
+        let who = Who { account: &peer.id, proxy: &name, envoy: envoy.unwrap_or_default() };
+        let session = Session::new(feed.served.borrow().clone(), self.canaries.gate(who));
+        Ok((Opened { connected, session, feed, account, inside }, first))
     }
 
     /// The pod that the node says it is must be ours and run as the service account of the certificate.
-    async fn admit(&self, peer: &Identity, node: &Node) -> Result<Feed, Failed> {
-        let pod = pod_of(node)?;
+    async fn admit(&self, peer: &Identity, pod: &PodRef) -> Result<Feed, Failed> {
         let trust_domain = self.snapshots.settings().trust_domain;
         // Before waiting for anything: strangers to the namespace do not get to wait.
         let home = labels::spiffe_id(&trust_domain, &pod.namespace, "");
         if !peer.id.starts_with(&home) {
-            return Err(refused(peer, &pod));
+            return Err(refused(peer, pod));
         }
         let attached = tokio::time::timeout(self.limits.known, self.snapshots.attach(pod.clone())).await;
         let Ok(Some(feed)) = attached else {
-            let why = match self.snapshots.why_not(&pod) {
+            let why = match self.snapshots.why_not(pod) {
                 Some(why) => why.to_string(),
                 None if !self.snapshots.synced() => "this replica is not synced yet".to_owned(),
                 None => "its uid is that of another pod".to_owned(),
@@ -168,10 +210,32 @@ impl Ads {
             return Err((End::Unknown, Status::unavailable(message)));
         };
         if peer.id != labels::spiffe_id(&trust_domain, &pod.namespace, &feed.facts.service_account) {
-            return Err(refused(peer, &pod));
+            return Err(refused(peer, pod));
         }
         Ok(feed)
     }
+}
+
+fn closed(why: Closed) -> Failed {
+    let end = match why {
+        Closed::TooOften(_) => End::TooOften,
+        Closed::Full(_) => End::Full,
+    };
+    (end, Status::unavailable(why.to_string()))
+}
+
+fn no_request(why: &NoRequest) -> Failed {
+    let end = match why {
+        NoRequest::Broken(_) => End::Closed,
+        NoRequest::TooLarge(_) | NoRequest::TooManyNames(_) | NoRequest::Garbled(_) => End::Violation,
+    };
+    (end, why.status())
+}
+
+/// RFC 3339, in seconds.
+fn now() -> String {
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0).ok();
+    now.and_then(|now| now.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
 fn refused(peer: &Identity, pod: &PodRef) -> Failed {
@@ -187,124 +251,8 @@ fn pod_of(node: &Node) -> Result<PodRef, Failed> {
         .rsplit_once('.')
         .ok_or((End::Refused, Status::invalid_argument("the node id must be <pod>.<namespace>")))?;
     let uid = node.metadata_text("pod_uid");
+    if node.id.len() > MOST_NODE_ID || uid.len() > MOST_UID {
+        return Err((End::Refused, Status::invalid_argument("the node id or pod_uid is too long")));
+    }
     Ok(PodRef { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.to_owned() })
-}
-
-struct Stream<'a> {
-    ads: &'a Ads,
-    out: &'a Out,
-    session: Session,
-    feed: Feed,
-    connected: Arc<Connected>,
-}
-
-impl Stream<'_> {
-    async fn run(
-        mut self,
-        first: DeltaRequest,
-        mut requests: Requests,
-        not_after: i64,
-    ) -> Result<End, Failed> {
-        self.request(&first).await?;
-        let left = not_after.saturating_sub(OffsetDateTime::now_utc().unix_timestamp());
-        let expiry = tokio::time::sleep(Duration::from_secs(u64::try_from(left).unwrap_or(0)));
-        tokio::pin!(expiry);
-        let mut watchdog = tokio::time::interval(self.ads.limits.stuck);
-        watchdog.tick().await;
-        let mut waited_for: Option<String> = None;
-        let (wake, patience) = (self.session.wake(), self.session.patience());
-        let mut again = tokio::time::Instant::now();
-        let ads = self.ads;
-        let turn = async {
-            ads.stopping.cancelled().await;
-            tokio::time::sleep(ads.leaving.turn(ads.metrics.streams.get())).await;
-        };
-        tokio::pin!(turn);
-        loop {
-            tokio::select! {
-                message = requests.message() => match message {
-                    Ok(Some(request)) => self.request(&request).await?,
-                    Ok(None) | Err(_) => return Ok(End::Closed),
-                },
-                changed = self.feed.served.changed() => {
-                    if changed.is_err() {
-                        return Ok(End::Stopping);
-                    }
-                    let served = self.feed.served.borrow_and_update().clone();
-                    let responses = self.session.on_snapshot(served);
-                    self.send(responses).await?;
-                }
-                () = wake.notified() => {
-                    let responses = self.session.on_answer();
-                    self.send(responses).await?;
-                }
-                () = tokio::time::sleep_until(again), if self.session.gated() => {
-                    let responses = self.session.on_answer();
-                    self.send(responses).await?;
-                    again = tokio::time::Instant::now() + patience;
-                }
-                _ = watchdog.tick() => {
-                    let waits = self.session.waits_for();
-                    if waits.is_some() && waits == waited_for.as_deref() {
-                        return Err((End::Stuck, Status::aborted("a response was not acknowledged in time")));
-                    }
-                    waited_for = waits.map(str::to_owned);
-                }
-                // Envoy comes back with the certificate that it has by then, or not at all.
-                () = &mut expiry => return Ok(End::Expired),
-                () = self.connected.replaced.cancelled() => {
-                    return Err((End::Replaced, Status::aborted("a newer stream took the place of this one")));
-                }
-                // An end without an error: Envoy connects to another replica at once.
-                () = &mut turn => return Ok(End::Stopping),
-            }
-        }
-    }
-
-    async fn request(&mut self, request: &DeltaRequest) -> Result<(), Failed> {
-        let outcome = self
-            .session
-            .on_request(request)
-            .map_err(|violation| (End::Violation, Status::invalid_argument(violation.to_string())))?;
-        match outcome.said {
-            Said::Accepted(kind) => {
-                self.ads.metrics.acks.get_or_create(&Metrics::per(kind)).inc();
-            }
-            Said::Refused(kind) => {
-                self.ads.metrics.nacks.get_or_create(&Metrics::per(kind)).inc();
-                let error =
-                    request.error_detail.as_ref().map(|error| error.message.as_str()).unwrap_or_default();
-                let (pod, namespace) = (&self.connected.pod.name, &self.connected.pod.namespace);
-                tracing::warn!(pod, namespace, r#type = kind.as_str(), error, "rejected by Envoy");
-            }
-            Said::Nothing | Said::Foreign => {}
-        }
-        self.send(outcome.responses).await
-    }
-
-    async fn send(&self, responses: Vec<DeltaResponse>) -> Result<(), Failed> {
-        for response in responses {
-            if let Some(kind) = mesh::ResourceType::from_type_url(&response.type_url) {
-                self.ads.metrics.pushes.get_or_create(&Metrics::per(kind)).inc();
-                self.ads
-                    .metrics
-                    .sent
-                    .get_or_create(&Metrics::per(kind))
-                    .inc_by(response.resources.len() as u64);
-            }
-            self.ads.metrics.bytes.inc_by(prost::Message::encoded_len(&response) as u64);
-            match tokio::time::timeout(self.ads.limits.stuck, self.out.send(Ok(Box::new(response)))).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err((End::Closed, Status::cancelled("closed"))),
-                Err(_) => return Err((End::Stuck, Status::aborted("nothing was read for too long"))),
-            }
-        }
-        let mut status = self.connected.status.lock();
-        status.in_sync = self.session.in_sync();
-        status.rejected = self.session.rejections();
-        if self.session.idle() {
-            status.held = self.session.held();
-        }
-        Ok(())
-    }
 }

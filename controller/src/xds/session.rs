@@ -12,10 +12,12 @@
 //! * A name that is subscribed to again is always answered; one that does not exist is answered as removed; the
 //!   first wildcard request is answered even if there is nothing.
 //! * After every cluster its endpoints are sent again (Envoy waits for them, and does not ask).
-//! * Listeners and routes that may name a new cluster wait until it is acknowledged. Removals come last:
-//!   listeners, routes, clusters, endpoints.
+//! * A listener or route that names a new cluster waits until that is acknowledged. Removals come last: listeners,
+//!   routes, clusters, endpoints; a cluster only when nothing that the client keeps names it.
 //! * A refused response is taken apart; what is refused alone is not sent again, and the last good one stays.
-//! * New content waits while another stream with the same Envoy tries it (`trial.rs`).
+//! * How a service is called waits while others try it (`trial.rs`); what a policy is enforced by, and what is taken
+//!   away, never does.
+//! * What somebody else refuses or says that it holds changes nothing here but that.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +25,8 @@ use std::sync::Arc;
 use crds::fleet::Rejection;
 use mesh::ResourceType;
 
-use super::served::{Name, Served, place};
+use super::served::{Name, Served, Way, place};
+use super::text;
 use super::trial::Gate;
 use super::wire::{DeltaRequest, DeltaResponse};
 use state::{Must, TypeState};
@@ -38,12 +41,34 @@ mod tests;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// A resource name or version is longer than any that we make.
-    #[error("a resource name or version is too long")]
-    NameTooLong,
-    /// More names than any mesh has.
-    #[error("too many resource names")]
-    TooManyNames,
+    #[error(
+        "a name or version of {resource_type} resources has {bytes} bytes; at most {} are taken",
+        state::MOST_NAME
+    )]
+    NameTooLong {
+        /// As in [`Rejection`].
+        resource_type: &'static str,
+        /// How long it is.
+        bytes: usize,
+    },
+    /// It names, or says that it holds, more than is remembered of what is not served. Names of what is served cost
+    /// nothing, however many there are.
+    #[error(
+        "names and versions of resources that are not served take {bytes} bytes; at most {most} are remembered for one {whom}"
+    )]
+    Foreign {
+        /// Whose budget it is: `stream` or `service account`.
+        whom: &'static str,
+        /// What it comes to.
+        bytes: usize,
+        /// What is allowed.
+        most: usize,
+    },
 }
+
+/// Bytes that are remembered for one stream of what is not served: about 25,000 resources that it holds from before and
+/// that are gone.
+pub const FOREIGN: usize = 4 * 1024 * 1024;
 
 /// What a request said about an earlier response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +81,44 @@ pub enum Said {
     Refused(ResourceType),
     /// It is about a response that this stream did not send, or a type that we do not serve: ignored.
     Foreign,
+}
+
+/// Rejections that are told one by one.
+const MOST_REJECTIONS: usize = 16;
+/// Characters of Envoy's words that are kept.
+const MOST_ERROR: usize = 512;
+
+/// What is wrong with what a client was to hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rejections {
+    /// The first of them, one per resource.
+    pub first: Vec<Rejection>,
+    /// How many more there are.
+    pub more: usize,
+    /// How many of all are rules: the client enforces older ones.
+    pub older_rules: usize,
+    /// How many of all the client never saw, because others refused them.
+    pub withheld: usize,
+}
+
+impl Rejections {
+    fn add(&mut self, kind: ResourceType, name: &Name, older_rules: bool, error: impl FnOnce() -> String) {
+        if self.first.len() >= MOST_REJECTIONS {
+            self.more += 1;
+            return;
+        }
+        self.first.push(Rejection {
+            resource_type: kind.as_str().to_owned(),
+            names: vec![name.to_string()],
+            error: error(),
+            older_rules,
+        });
+    }
+}
+
+/// Whether policy is enforced by resources of a type and name.
+fn enforces(kind: ResourceType, name: &str) -> bool {
+    matches!(kind, ResourceType::Listener | ResourceType::Route) && Way::of(kind, name) == Way::AtOnce
 }
 
 /// What follows from a request.
@@ -86,6 +149,12 @@ impl Session {
     pub fn new(served: Arc<Served>, gate: Gate) -> Self {
         let types = ResourceType::ALL.map(TypeState::new);
         Self { served, types, gate, gated: false, nonce: 0, owed: BTreeSet::new() }
+    }
+
+    /// What it is served.
+    #[must_use]
+    pub fn served(&self) -> &Served {
+        &self.served
     }
 
     /// Whether something waits for another stream's answer: to be asked again ([`Session::on_answer`]) when that
@@ -124,7 +193,12 @@ impl Session {
         let said = self.verdict(kind, request);
         let state = &mut self.types[place(kind)];
         let first = !state.subscribed;
-        state.subscribe(request, served.of(kind), &mut self.gate)?;
+        state.subscribe(request, served.of(kind))?;
+        let bytes = self.foreign();
+        if bytes > FOREIGN {
+            return Err(Violation::Foreign { whom: "stream", bytes, most: FOREIGN });
+        }
+        let state = &mut self.types[place(kind)];
         if first && kind == ResourceType::Endpoint {
             for name in std::mem::take(&mut self.owed)
                 .into_iter()
@@ -166,23 +240,16 @@ impl Session {
         let started =
             [ResourceType::Cluster, ResourceType::Listener].map(|kind| self.types[place(kind)].subscribed);
         started == [true, true]
-            && self.types.iter().all(|state| state.idle() && state.refused.is_empty())
-            && self.poisoned().next().is_none()
+            && self
+                .types
+                .iter()
+                .all(|state| state.idle() && state.refused.is_empty() && state.withheld.is_empty())
     }
 
-    /// What is not sent because another proxy with the same Envoy refused it.
-    fn poisoned(&self) -> impl Iterator<Item = Rejection> + use<'_> {
-        self.gate.poisons().into_iter().filter_map(|(kind, name, version, poison)| {
-            let state = &self.types[place(kind)];
-            let served = self.served.of(kind).get(&name).is_some_and(|entry| entry.version == version);
-            let other =
-                served && state.subscribed && state.wants(&name) && !state.refused.contains_key(&name);
-            other.then(|| Rejection {
-                resource_type: kind.as_str().to_owned(),
-                names: vec![name.to_string()],
-                error: format!("{} (refused by {}, which has the same Envoy)", poison.error, poison.proxy),
-            })
-        })
+    /// Bytes of what is remembered for this stream alone, because nothing that is served has it.
+    #[must_use]
+    pub fn foreign(&self) -> usize {
+        self.types.iter().map(TypeState::foreign).sum()
     }
 
     /// Whether nothing is on its way or waits to be sent.
@@ -191,20 +258,26 @@ impl Session {
         self.types.iter().all(TypeState::idle)
     }
 
-    /// What the client refused and still has not got a replacement of, one entry per resource.
+    /// What the client refused and still has not got a replacement of, and what it is not sent because others refused
+    /// it.
     #[must_use]
-    pub fn rejections(&self) -> Vec<Rejection> {
-        let kinds = ResourceType::ALL.into_iter();
-        kinds
-            .flat_map(|kind| {
-                self.types[place(kind)].refused.iter().map(move |(name, refused)| Rejection {
-                    resource_type: kind.as_str().to_owned(),
-                    names: vec![name.to_string()],
-                    error: refused.error.clone(),
-                })
-            })
-            .chain(self.poisoned())
-            .collect()
+    pub fn rejections(&self) -> Rejections {
+        let mut all = Rejections::default();
+        for kind in ResourceType::ALL {
+            let state = &self.types[place(kind)];
+            for (name, refused) in &state.refused {
+                let older_rules = enforces(kind, name);
+                all.older_rules += usize::from(older_rules);
+                all.add(kind, name, older_rules, || refused.error.clone());
+            }
+            let withheld = state.withheld.iter().filter(|(name, _)| !state.refused.contains_key(*name));
+            for (name, withheld) in withheld {
+                all.withheld += 1;
+                let refusal = &withheld.refusal;
+                all.add(kind, name, false, || format!("{} (refused by {})", refusal.error, refusal.proxy));
+            }
+        }
+        all
     }
 
     /// Nonce of a response that waits for its acknowledgement, the same until that comes.
@@ -217,6 +290,12 @@ impl Session {
     #[must_use]
     pub fn held(&self) -> [usize; 4] {
         ResourceType::ALL.map(|kind| self.types[place(kind)].count())
+    }
+
+    /// How many names of clusters are remembered for this stream alone.
+    #[cfg(test)]
+    fn own_memory(&self) -> usize {
+        self.types[place(ResourceType::Cluster)].own_memory()
     }
 
     fn verdict(&mut self, kind: ResourceType, request: &DeltaRequest) -> Said {
@@ -234,7 +313,7 @@ impl Session {
                 Said::Accepted(kind)
             }
             Some(error) => {
-                state.rejected(response, &error.message, &mut self.gate);
+                state.rejected(response, &text::told(&error.message, MOST_ERROR), &mut self.gate);
                 Said::Refused(kind)
             }
         }

@@ -1,73 +1,119 @@
-//! Canaries: new content goes to one proxy of each Envoy version first, and to the others when that one has taken it.
+//! Canaries: how a service is called goes to two sidecars first, and to the others when those have taken it.
 //!
 //! ```text
-//!  nobody has it ──first stream──▶ on trial ──ACK──▶ good: for everybody with this Envoy
-//!                                     │ └─ no answer within the patience: twice as many try
-//!                                     └─NACK─▶ poisoned: nobody else with this Envoy gets it; the last good one
-//!                                              is served instead, to new streams too
+//!  new content ──▶ one stream of each of two service accounts ──both ACK──▶ for everybody with this Envoy
+//!                     │                                       └─one ACKs──▶ for its own service account
+//!                     ├─ no answer within the patience: one stream of every other account, then all of them
+//!                     └─ NACK ─▶ withheld from its own service account; two accounts: from all with this Envoy
 //! ```
-//! Load assignments are exempt: they hold nothing but addresses that were parsed, and must be fast. A replica keeps
-//! its own trials: each has its own proxies.
+//! Nobody speaks for another: what one service account takes, refuses or is silent about changes nothing for others but
+//! that they wait for as long as the patience, once: who was silent is not waited for again for a while. It is the verified certificate that counts; the Envoy version is
+//! what a sidecar says of itself, and is used only to tell apart what one service account says.
+//!
+//! Who is withheld from keeps what it holds. Who holds nothing gets what sidecars of its own service account keep, or
+//! nothing. Addresses, and everything that a policy is enforced by (`inbound`, `in|…`, `outbound`, `egress|…`), are sent
+//! to everybody at once and never replaced by anything older: there a sidecar's refusal is its own affair.
+//!
+//! A replica keeps its own trials: each has its own proxies.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mesh::ResourceType;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::served::{Entry, Name, Version};
+use super::served::{Content, Entry, Way};
+use super::wire::SemanticVersion;
+use standing::{Asker, Standing};
 
-/// How long one proxy alone may take to answer before others try too.
+mod standing;
+
+/// How long the canaries may take to answer before others try too.
 pub const PATIENCE: Duration = Duration::from_millis(200);
-/// Envoy versions told apart; a fleet has two or three. Those beyond share the last place.
-const ENVOYS: usize = 64;
-/// Poisoned contents that are remembered; the oldest is forgotten first.
-const POISONED: usize = 4096;
+/// Envoy versions that one content is told apart for; a fleet has two or three. The oldest is forgotten first.
+const ENVOYS: usize = 16;
+/// Contents that one stream waits for by name; it hears of others when it asks again.
+const WAITS: usize = 8;
 
-/// Who tries one content, of which Envoy versions, and with which of them it is good.
+/// A service account, as the verified certificate of a stream says.
+pub type Account = Arc<str>;
+
+/// Who tries one content, and with whom it is good.
 #[derive(Debug, Default)]
 pub struct Trial {
-    /// A bit per Envoy version.
-    good: AtomicU64,
-    open: Mutex<BTreeMap<usize, Open>>,
+    envoys: Mutex<Vec<(SemanticVersion, Standing)>>,
+    /// Refusals of all Envoy versions, so that most need not look.
+    refusals: AtomicUsize,
 }
 
-/// A trial that is not decided.
-#[derive(Debug)]
-struct Open {
-    by: Vec<u64>,
-    /// Streams that may try before the patience is over again.
-    limit: usize,
-    since: Instant,
-    waiting: BTreeMap<u64, Arc<Notify>>,
+impl Trial {
+    fn with<T>(&self, envoy: SemanticVersion, act: impl FnOnce(&mut Standing) -> T) -> T {
+        let mut envoys = self.envoys.lock();
+        let at = match envoys.iter().position(|(other, _)| *other == envoy) {
+            Some(at) => at,
+            None => {
+                if envoys.len() >= ENVOYS {
+                    envoys.remove(0).1.wake();
+                }
+                envoys.push((envoy, Standing::default()));
+                envoys.len() - 1
+            }
+        };
+        let outcome = act(&mut envoys[at].1);
+        self.refusals.store(envoys.iter().map(|(_, standing)| standing.refusals()).sum(), Ordering::Release);
+        outcome
+    }
+
+    /// As [`Trial::with`], but only if the Envoy version is known here.
+    fn look<T>(&self, envoy: SemanticVersion, act: impl FnOnce(&mut Standing) -> T) -> Option<T> {
+        let mut envoys = self.envoys.lock();
+        envoys.iter_mut().find(|(other, _)| *other == envoy).map(|(_, standing)| act(standing))
+    }
 }
 
-/// A content that an Envoy refused.
-#[derive(Debug, Clone)]
-pub struct Poison {
+#[cfg(test)]
+impl Trial {
+    /// Streams that are woken by what is decided here.
+    pub fn waiting(&self) -> usize {
+        self.envoys.lock().iter().map(|(_, standing)| standing.waiting()).sum()
+    }
+
+    /// Envoy versions that are told apart.
+    pub fn envoys(&self) -> usize {
+        self.envoys.lock().len()
+    }
+}
+
+/// Why a content is withheld.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
     /// Envoy's own words.
     pub error: String,
     /// Which proxy said so, as in `namespace/pod`.
     pub proxy: Arc<str>,
-    /// What is served instead.
-    pub instead: Option<Entry>,
-    order: u64,
 }
 
-type Key = (usize, ResourceType, Name, Version);
+type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
 
-/// All that is known of refusals, for one replica.
-#[derive(Debug)]
+/// How long a service account is not waited for after it was silent.
+const SILENCE: Duration = Duration::from_secs(600);
+
+/// What the streams of one replica share.
 pub struct Canaries {
     patience: Duration,
-    envoys: RwLock<Vec<Arc<str>>>,
-    poisoned: RwLock<BTreeMap<Key, Poison>>,
-    count: AtomicUsize,
-    order: AtomicU64,
     streams: AtomicU64,
+    /// Service accounts that were silent, and until when they are not waited for.
+    silent: Mutex<BTreeMap<Account, Instant>>,
+    clock: Clock,
+}
+
+impl fmt::Debug for Canaries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canaries").field("patience", &self.patience).finish_non_exhaustive()
+    }
 }
 
 impl Default for Canaries {
@@ -80,46 +126,53 @@ impl Canaries {
     /// Canaries that are waited for so long.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
-        Self {
-            patience,
-            envoys: RwLock::default(),
-            poisoned: RwLock::default(),
-            count: AtomicUsize::new(0),
-            order: AtomicU64::new(0),
-            streams: AtomicU64::new(0),
-        }
+        Self::with_clock(patience, Box::new(Instant::now))
     }
 
-    /// The gate of a new stream. `proxy` is how people call it.
+    /// As [`Canaries::new`], with a clock of the caller's.
     #[must_use]
-    pub fn gate(self: &Arc<Self>, envoy: &str, proxy: &str) -> Gate {
+    pub fn with_clock(patience: Duration, clock: Clock) -> Self {
+        Self { patience, streams: AtomicU64::new(0), silent: Mutex::default(), clock }
+    }
+
+    fn is_silent(&self, account: &Account, now: Instant) -> bool {
+        self.silent.lock().get(account).is_some_and(|until| *until > now)
+    }
+
+    fn was_silent(&self, accounts: Vec<Account>, now: Instant) {
+        if accounts.is_empty() {
+            return;
+        }
+        let mut silent = self.silent.lock();
+        silent.retain(|_, until| *until > now);
+        silent.extend(accounts.into_iter().map(|account| (account, now + SILENCE)));
+    }
+
+    /// The gate of a new stream.
+    #[must_use]
+    pub fn gate(self: &Arc<Self>, who: Who<'_>) -> Gate {
         Gate {
             canaries: self.clone(),
-            envoy: self.place_of(envoy),
-            proxy: proxy.into(),
+            envoy: who.envoy,
+            account: who.account.into(),
+            proxy: who.proxy.into(),
             stream: self.streams.fetch_add(1, Ordering::Relaxed),
             wake: Arc::default(),
-            trying: Vec::new(),
+            trying: BTreeMap::new(),
+            waiting: Vec::new(),
         }
     }
+}
 
-    fn place_of(&self, envoy: &str) -> usize {
-        let mut envoys = self.envoys.write();
-        match envoys.iter().position(|other| **other == *envoy) {
-            Some(place) => place,
-            None if envoys.len() < ENVOYS => {
-                envoys.push(envoy.into());
-                envoys.len() - 1
-            }
-            None => ENVOYS - 1,
-        }
-    }
-
-    /// Number of contents that are remembered as refused.
-    #[must_use]
-    pub fn poisoned(&self) -> usize {
-        self.count.load(Ordering::Acquire)
-    }
+/// Who is at the other end of a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Who<'a> {
+    /// Its service account, by the verified certificate.
+    pub account: &'a str,
+    /// How people call it, as in `namespace/pod`.
+    pub proxy: &'a str,
+    /// What it says that its Envoy is.
+    pub envoy: SemanticVersion,
 }
 
 /// What a stream may do with a content.
@@ -127,7 +180,7 @@ impl Canaries {
 pub enum Answer {
     /// Send it.
     Send,
-    /// Wait: another stream tries it. [`Gate::wake`] tells when to ask again.
+    /// Wait: others try it. [`Gate::wake`] tells when to ask again.
     Wait,
 }
 
@@ -135,11 +188,19 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Gate {
     canaries: Arc<Canaries>,
-    envoy: usize,
+    envoy: SemanticVersion,
+    account: Account,
     proxy: Arc<str>,
     stream: u64,
     wake: Arc<Notify>,
-    trying: Vec<Arc<Trial>>,
+    /// By where it is in memory.
+    trying: BTreeMap<usize, Arc<Content>>,
+    /// What it is on the list of.
+    waiting: Vec<Arc<Content>>,
+}
+
+fn place(entry: &Entry) -> usize {
+    Arc::as_ptr(&entry.content) as usize
 }
 
 impl Gate {
@@ -155,148 +216,112 @@ impl Gate {
         self.canaries.patience
     }
 
-    fn exempt(kind: ResourceType) -> bool {
-        matches!(kind, ResourceType::Endpoint)
+    fn now(&self) -> Instant {
+        (self.canaries.clock)()
     }
 
-    fn is_good(&self, trial: &Trial) -> bool {
-        trial.good.load(Ordering::Acquire) & (1 << self.envoy) != 0
-    }
-
-    /// Asks before sending. `Send` may make this stream the canary, so it must send then, or soon.
-    pub fn ask(&mut self, kind: ResourceType, entry: &Entry) -> Answer {
-        if Self::exempt(kind) || self.is_good(&entry.trial) {
+    /// Asks before sending. `Send` may make this stream a canary, so it must send then, or soon.
+    pub fn ask(&mut self, entry: &Entry) -> Answer {
+        if entry.content.way == Way::AtOnce {
             return Answer::Send;
         }
-        let mut all = entry.trial.open.lock();
-        if self.is_good(&entry.trial) {
-            return Answer::Send;
-        }
-        let now = Instant::now();
-        let open = all.entry(self.envoy).or_insert_with(|| Open {
-            by: Vec::new(),
-            limit: 1,
-            since: now,
-            waiting: BTreeMap::new(),
-        });
-        if open.by.contains(&self.stream) {
-            return Answer::Send;
-        }
-        if open.by.len() >= open.limit && now.duration_since(open.since) >= self.canaries.patience {
-            open.limit = open.limit.saturating_mul(2);
-            open.since = now;
-        }
-        if open.by.len() < open.limit {
-            open.by.push(self.stream);
-            open.waiting.remove(&self.stream);
-            self.trying.push(entry.trial.clone());
-            return Answer::Send;
-        }
-        open.waiting.insert(self.stream, self.wake.clone());
-        Answer::Wait
-    }
-
-    /// The client holds it.
-    pub fn accepted(&mut self, kind: ResourceType, entry: &Entry) {
-        if Self::exempt(kind) || self.is_good(&entry.trial) {
-            return;
-        }
-        let open = {
-            let mut all = entry.trial.open.lock();
-            entry.trial.good.fetch_or(1 << self.envoy, Ordering::AcqRel);
-            all.remove(&self.envoy)
+        let now = self.now();
+        let registers = self.waiting.len() < WAITS;
+        let silent = |account: &Account| self.canaries.is_silent(account, now);
+        let asker = Asker {
+            account: &self.account,
+            stream: self.stream,
+            wake: &self.wake,
+            registers,
+            silent: &silent,
         };
-        self.trying.retain(|trial| !Arc::ptr_eq(trial, &entry.trial));
-        wake_all(open);
+        let patience = self.canaries.patience;
+        let (answer, good, overdue) = entry.content.trial.with(self.envoy, |standing| {
+            let answer = standing.ask(asker, now, patience);
+            let good = standing.good_for(&self.account);
+            let overdue = if good { Vec::new() } else { standing.overdue(now, patience) };
+            (answer, good, overdue)
+        });
+        self.canaries.was_silent(overdue, now);
+        match answer {
+            Answer::Send if !good => {
+                self.trying.insert(place(entry), entry.content.clone());
+            }
+            Answer::Wait if registers => self.waiting.push(entry.content.clone()),
+            Answer::Send | Answer::Wait => {}
+        }
+        answer
     }
 
-    /// The client refused it, alone; `held` is what it keeps.
-    pub fn rejected(
-        &mut self,
-        kind: ResourceType,
-        name: &Name,
-        entry: &Entry,
-        error: &str,
-        held: Option<Entry>,
-    ) {
-        let known = self.poison(kind, name, &entry.version);
-        // What others with this Envoy have taken is not the content's fault.
-        if Self::exempt(kind) || self.is_good(&entry.trial) || known.is_some() {
+    /// Takes the stream off every list: to be followed by asking again.
+    pub fn waits_no_more(&mut self) {
+        for content in std::mem::take(&mut self.waiting) {
+            content.trial.look(self.envoy, |standing| standing.waits_no_more(self.stream));
+        }
+    }
+
+    /// The client was sent it, and holds it.
+    pub fn accepted(&mut self, entry: &Entry) {
+        if self.trying.remove(&place(entry)).is_some() {
+            entry.content.trial.with(self.envoy, |standing| standing.accepted(&self.account));
+        }
+    }
+
+    /// The client was sent it, and refused it, alone; `held` is what it keeps.
+    pub fn rejected(&mut self, entry: &Entry, error: &str, held: Option<&Entry>) {
+        // What others of its service account have taken is not the content's fault.
+        if self.trying.remove(&place(entry)).is_none() {
             return;
         }
-        let canaries = &self.canaries;
-        let order = canaries.order.fetch_add(1, Ordering::Relaxed);
-        let poison = Poison { error: error.to_owned(), proxy: self.proxy.clone(), instead: held, order };
-        {
-            let mut all = canaries.poisoned.write();
-            all.insert((self.envoy, kind, name.clone(), entry.version.clone()), poison);
-            if all.len() > POISONED {
-                let oldest = all.iter().min_by_key(|(_, poison)| poison.order).map(|(key, _)| key.clone());
-                oldest.and_then(|key| all.remove(&key));
-            }
-            canaries.count.store(all.len(), Ordering::Release);
-        }
-        let open = entry.trial.open.lock().remove(&self.envoy);
-        self.trying.retain(|trial| !Arc::ptr_eq(trial, &entry.trial));
-        wake_all(open);
+        let now = self.now();
+        let refusal = Refusal { error: error.to_owned(), proxy: self.proxy.clone() };
+        let keeps = held.map(Entry::settled);
+        entry
+            .content
+            .trial
+            .with(self.envoy, |standing| standing.rejected(&self.account, now, refusal, keeps));
     }
 
-    /// Whether nothing at all is poisoned, which is the rule.
+    /// Why a content is withheld from this stream.
     #[must_use]
-    pub fn clean(&self) -> bool {
-        self.canaries.poisoned() == 0
-    }
-
-    /// Why a content is not for this stream's Envoy.
-    #[must_use]
-    pub fn poison(&self, kind: ResourceType, name: &Name, version: &Version) -> Option<Poison> {
-        if self.clean() {
+    pub fn refusal(&self, entry: &Entry) -> Option<Arc<Refusal>> {
+        let trial = &entry.content.trial;
+        if trial.refusals.load(Ordering::Acquire) == 0 {
             return None;
         }
-        let key = (self.envoy, kind, name.clone(), version.clone());
-        self.canaries.poisoned.read().get(&key).cloned()
+        trial.look(self.envoy, |standing| standing.refusal(&self.account)).flatten()
     }
 
-    /// Tells what this stream's client holds instead of a poisoned content, if whoever refused that held nothing.
-    pub fn offer(&self, kind: ResourceType, name: &Name, version: &Version, held: Option<&Entry>) {
-        let Some(held) = held.filter(|held| held.version != *version) else { return };
-        let key = (self.envoy, kind, name.clone(), version.clone());
-        if let Some(poison) = self.canaries.poisoned.write().get_mut(&key) {
-            poison.instead.get_or_insert_with(|| held.clone());
-        }
-    }
-
-    /// Everything that this stream's Envoy version has refused.
+    /// What to send instead of a content that is withheld, when the client holds nothing: what sidecars of its own
+    /// service account keep.
     #[must_use]
-    pub fn poisons(&self) -> Vec<(ResourceType, Name, Version, Poison)> {
-        if self.clean() {
-            return Vec::new();
+    pub fn instead(&self, entry: &Entry) -> Option<Entry> {
+        entry.content.trial.look(self.envoy, |standing| standing.instead(&self.account)).flatten()
+    }
+
+    /// Tells what this stream's client keeps instead of a content that is withheld.
+    pub fn keeps(&self, entry: &Entry, held: &Entry) {
+        if held.version != entry.version {
+            let now = self.now();
+            entry.content.trial.look(self.envoy, |standing| {
+                standing.keeps(&self.account, now, || held.settled());
+            });
         }
-        let all = self.canaries.poisoned.read();
-        let mine = all.iter().filter(|((envoy, ..), _)| *envoy == self.envoy);
-        mine.map(|((_, kind, name, version), poison)| (*kind, name.clone(), version.clone(), poison.clone()))
-            .collect()
     }
 }
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        for trial in &self.trying {
-            let mut all = trial.open.lock();
-            let Some(open) = all.get_mut(&self.envoy) else { continue };
-            open.by.retain(|stream| *stream != self.stream);
-            if open.by.is_empty() {
-                let open = all.remove(&self.envoy);
-                drop(all);
-                // The first that asks takes over.
-                wake_all(open);
-            }
+        self.waits_no_more();
+        let mut left = false;
+        for content in std::mem::take(&mut self.trying).into_values() {
+            let trial = &content.trial;
+            left |=
+                trial.look(self.envoy, |standing| standing.leaves(&self.account, self.stream)) == Some(true);
         }
-    }
-}
-
-fn wake_all(open: Option<Open>) {
-    for wake in open.into_iter().flat_map(|open| open.waiting.into_values()) {
-        wake.notify_one();
+        if left {
+            let now = self.now();
+            self.canaries.was_silent(vec![self.account.clone()], now);
+        }
     }
 }

@@ -89,7 +89,7 @@ pub struct BuildVersion {
 }
 
 /// `envoy.type.v3.SemanticVersion`.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct SemanticVersion {
     /// As in 1.x.x.
     #[prost(uint32, tag = "1")]
@@ -102,12 +102,17 @@ pub struct SemanticVersion {
     pub patch: u32,
 }
 
+impl std::fmt::Display for SemanticVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
 impl Node {
-    /// Envoy's version, as in `1.36.4`; empty when it does not say.
+    /// Envoy's version, when it says.
     #[must_use]
-    pub fn envoy_version(&self) -> String {
-        let version = self.user_agent_build_version.as_ref().and_then(|build| build.version.as_ref());
-        version.map(|v| format!("{}.{}.{}", v.major, v.minor, v.patch)).unwrap_or_default()
+    pub fn envoy(&self) -> Option<SemanticVersion> {
+        self.user_agent_build_version.as_ref().and_then(|build| build.version)
     }
 
     /// A text field of the metadata; empty when it is not there.

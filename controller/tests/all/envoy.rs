@@ -206,7 +206,7 @@ impl Controller {
         let all = self.proxies.newest();
         all.iter()
             .flat_map(|proxy| {
-                proxy.status.lock().rejected.iter().flat_map(|r| r.names.clone()).collect::<Vec<_>>()
+                proxy.status.lock().rejected.first.iter().flat_map(|r| r.names.clone()).collect::<Vec<_>>()
             })
             .collect()
     }
@@ -234,7 +234,7 @@ async fn story(version: &str) {
     switch.store(true, Ordering::SeqCst);
     refresh(&controller, "on").await;
     until_true("the bad cluster is named", || controller.rejected() == ["bad"]).await;
-    let error = proxy.status.lock().rejected[0].error.clone();
+    let error = proxy.status.lock().rejected.first[0].error.clone();
     assert!(error.contains("duration"), "Envoy's own words: {error}");
     let (clusters, nacks) = (held[0], controller.nacks());
     until_true("its neighbour is in place", || proxy.status.lock().held[0] == clusters + 1).await;

@@ -13,6 +13,7 @@ use controller::fleet::Proxies;
 use controller::metrics::Metrics;
 use controller::snapshots::{Input, Snapshots};
 use controller::xds::body::frame;
+use controller::xds::door::Door;
 use controller::xds::leave::{APART, Leaving};
 use controller::xds::server::{Ads, Limits, router};
 use controller::xds::wire::{DeltaRequest, Node};
@@ -28,16 +29,20 @@ use tower::ServiceExt;
 use crate::support::{leaf, options, pod_value, root, shop, until_true};
 
 /// A controller's streams without its sockets.
-struct Replica {
+pub struct Replica {
     router: Router,
     authority: Authority,
-    proxies: Arc<Proxies>,
-    metrics: Metrics,
-    stopping: CancellationToken,
+    pub proxies: Arc<Proxies>,
+    pub metrics: Metrics,
+    pub stopping: CancellationToken,
 }
 
 impl Replica {
     async fn start(leaving: Leaving, buyers: usize) -> Self {
+        Self::start_with(leaving, buyers, Door::default(), Limits::default()).await
+    }
+
+    pub async fn start_with(leaving: Leaving, buyers: usize, door: Door, limits: Limits) -> Self {
         let (certificate, key) = root();
         let authority = Authority::parse(&certificate, &key).unwrap();
         let (metrics, proxies) = (Metrics::default(), Arc::new(Proxies::default()));
@@ -55,16 +60,24 @@ impl Replica {
             snapshots,
             proxies: proxies.clone(),
             canaries: Arc::default(),
+            door: Arc::new(door),
             metrics: metrics.clone(),
             stopping: stopping.clone(),
             leaving: Arc::new(leaving),
-            limits: Limits::default(),
+            limits,
         };
         Self { router: router(ads), authority, proxies, metrics, stopping }
     }
 
     /// Opens the stream of a buyer, which has got an answer.
-    async fn open(&self, number: usize) -> Stream {
+    pub async fn open(&self, number: usize) -> Stream {
+        let mut stream = self.ask(number, "0.1.0").await;
+        assert!(stream.goes_on().await);
+        stream
+    }
+
+    /// Opens the stream of a buyer that says that it is of a release.
+    pub async fn ask(&self, number: usize, revision: &str) -> Stream {
         let (requests, body) = mpsc::channel::<Result<Bytes, Infallible>>(4);
         let (chain, _) = leaf(&self.authority, "spiffe://cluster.local/ns/shop/sa/buyer", &[]);
         let chain = runtime::tls::certificates(&chain).unwrap();
@@ -74,27 +87,29 @@ impl Replica {
         .body(Body::from_stream(ReceiverStream::new(body)))
         .unwrap();
         call.extensions_mut().insert(PeerCertificates(chain.into()));
-        let uid = Value { kind: Some(Kind::StringValue(format!("uid-buyer-{number}"))) };
+        let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };
+        let fields = [("pod_uid", format!("uid-buyer-{number}")), ("revision", revision.to_owned())];
         let node = Node {
             id: format!("buyer-{number}.shop"),
-            metadata: Some(Struct { fields: [("pod_uid".to_owned(), uid)].into() }),
+            metadata: Some(Struct {
+                fields: fields.map(|(key, value)| (key.to_owned(), text(value))).into(),
+            }),
             ..Node::default()
         };
         let answers = self.router.clone().oneshot(call).await.unwrap().into_body();
-        let mut stream = Stream { requests, answers };
+        let stream = Stream { requests, answers };
         stream.subscribe(ResourceType::Cluster, None, Some(node)).await;
-        assert!(stream.goes_on().await);
         stream
     }
 }
 
-struct Stream {
-    requests: mpsc::Sender<Result<Bytes, Infallible>>,
+pub struct Stream {
+    pub requests: mpsc::Sender<Result<Bytes, Infallible>>,
     answers: Body,
 }
 
 impl Stream {
-    async fn subscribe(&self, kind: ResourceType, name: Option<&str>, node: Option<Node>) {
+    pub async fn subscribe(&self, kind: ResourceType, name: Option<&str>, node: Option<Node>) {
         let request = DeltaRequest {
             node,
             type_url: kind.type_url().to_owned(),
@@ -105,14 +120,16 @@ impl Stream {
     }
 
     /// Whether the next that comes is a response, and not the end, which must be without an error.
-    async fn goes_on(&mut self) -> bool {
-        match self.answers.frame().await.unwrap().unwrap().into_trailers() {
-            Ok(trailers) => {
-                assert_eq!(trailers["grpc-status"], "0");
-                false
-            }
-            Err(_) => true,
-        }
+    pub async fn goes_on(&mut self) -> bool {
+        let status = self.next().await;
+        assert!(status.as_deref().is_none_or(|status| status == "0"), "{status:?}");
+        status.is_none()
+    }
+
+    /// Takes what comes: the status at the end, nothing for a response.
+    pub async fn next(&mut self) -> Option<String> {
+        let frame = self.answers.frame().await.unwrap().unwrap();
+        frame.into_trailers().ok().map(|trailers| trailers["grpc-status"].to_str().unwrap().to_owned())
     }
 }
 

@@ -67,6 +67,8 @@ pub fn options() -> Options {
         revision: "0.1.0".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
         replica: "controller-1".to_owned(),
+        most_streams: 1000,
+        stream_age: Duration::from_secs(3600),
     }
 }
 
@@ -103,6 +105,7 @@ impl Controller {
             snapshots: snapshots.clone(),
             proxies: proxies.clone(),
             canaries: Arc::default(),
+            door: Arc::default(),
             metrics: metrics.clone(),
             stopping: shutdown.stopping.clone(),
             leaving: Arc::default(),

@@ -12,6 +12,7 @@ fn proxy(pod: &str, since: &str, in_sync: bool) -> ProxyReport {
         connected_since: since.into(),
         in_sync,
         rejected: Vec::new(),
+        rejected_more: 0,
     }
 }
 

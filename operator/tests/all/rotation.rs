@@ -77,6 +77,8 @@ impl Scene {
             revision: "0.1.0".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             replica: "in-process".to_owned(),
+            most_streams: 1000,
+            stream_age: std::time::Duration::from_secs(3600),
         };
         let user = format!("system:serviceaccount:{SYSTEM}:{CONTROLLER}");
         let daemon = Daemon::start(&client(Some(&user)).await, &options, &self.stop).unwrap();

@@ -48,6 +48,7 @@ impl Sidecars for AllInSync {
                     connected_since: "2026-01-01T00:00:00Z".to_owned(),
                     in_sync: true,
                     rejected: Vec::new(),
+                    rejected_more: 0,
                 };
                 view.proxies.insert((namespace, name), report);
             }

@@ -22,7 +22,7 @@ use tonic_prost::ProstCodec;
 use crate::server;
 use bench::world::{self, World};
 
-const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+pub const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 /// What all clients are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,17 +98,7 @@ impl Client {
     }
 
     fn tls(&self) -> anyhow::Result<Arc<rustls::ClientConfig>> {
-        let (chain, key) =
-            authority::leaf(&self.authority, &self.world.spiffe_id(self.number), server::HOST)?;
-        let identity = runtime::certificates::Identity::default();
-        identity.roots.set(self.authority.trust_bundle())?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        identity.certificate.set(&chain, key)?;
-        let mut config = identity.client_config()?.as_ref().clone();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        // Every connection is a whole handshake, as that of an Envoy that lost its controller.
-        config.resumption = rustls::client::Resumption::disabled();
-        Ok(Arc::new(config))
+        tls(&self.authority, &self.world.spiffe_id(self.number))
     }
 
     async fn stream(&self, tls: Arc<rustls::ClientConfig>, held: &mut Held) -> anyhow::Result<()> {
@@ -143,15 +133,7 @@ impl Client {
     }
 
     fn subscriptions(&self, held: &Held) -> Vec<DeltaRequest> {
-        let text = |value: String| Value { kind: Some(Kind::StringValue(value)) };
-        let metadata = Struct { fields: [("pod_uid".to_owned(), text(world::pod(self.number)))].into() };
-        let version = SemanticVersion { major: 1, minor: 40, patch: 0 };
-        let node = Node {
-            id: format!("{}.{}", world::pod(self.number), world::NAMESPACE),
-            cluster: format!("{}.{}", self.world.account(self.number), world::NAMESPACE),
-            metadata: Some(metadata),
-            user_agent_build_version: Some(BuildVersion { version: Some(version) }),
-        };
+        let node = node(&world::pod(self.number), &self.world.account(self.number));
         let services = self.world.reachable(self.number % self.world.accounts());
         let all = ResourceType::ALL.into_iter().enumerate();
         all.map(|(index, kind)| {
@@ -173,7 +155,34 @@ impl Client {
     }
 }
 
-async fn connect(tls: Arc<rustls::ClientConfig>, address: Arc<str>) -> anyhow::Result<Channel> {
+/// The certificate of somebody, and whom it trusts.
+pub fn tls(authority: &Authority, spiffe_id: &str) -> anyhow::Result<Arc<rustls::ClientConfig>> {
+    let (chain, key) = authority::leaf(authority, spiffe_id, server::HOST)?;
+    let identity = runtime::certificates::Identity::default();
+    identity.roots.set(authority.trust_bundle())?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    identity.certificate.set(&chain, key)?;
+    let mut config = identity.client_config()?.as_ref().clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // Every connection is a whole handshake, as that of an Envoy that lost its controller.
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// What the Envoy of a pod says of itself.
+pub fn node(pod: &str, account: &str) -> Node {
+    let text = |value: String| Value { kind: Some(Kind::StringValue(value)) };
+    let version = SemanticVersion { major: 1, minor: 40, patch: 0 };
+    Node {
+        id: format!("{pod}.{}", world::NAMESPACE),
+        cluster: format!("{account}.{}", world::NAMESPACE),
+        metadata: Some(Struct { fields: [("pod_uid".to_owned(), text(pod.to_owned()))].into() }),
+        user_agent_build_version: Some(BuildVersion { version: Some(version) }),
+    }
+}
+
+/// Opens a connection.
+pub async fn connect(tls: Arc<rustls::ClientConfig>, address: Arc<str>) -> anyhow::Result<Channel> {
     let connector = tokio_rustls::TlsConnector::from(tls);
     let connect = tower::service_fn(move |_: Uri| {
         let (connector, address) = (connector.clone(), address.clone());

@@ -110,6 +110,7 @@ impl Control {
             snapshots,
             proxies: Arc::default(),
             canaries: Arc::default(),
+            door: Arc::default(),
             metrics,
             stopping: CancellationToken::new(),
             leaving: Arc::default(),

@@ -62,14 +62,14 @@ pub struct Numbers {
 }
 
 /// The server's process and its answers.
-struct Server {
+pub struct Server {
     process: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
 impl Server {
-    fn start(kind: Kind, world: World) -> anyhow::Result<Self> {
+    pub fn start(kind: Kind, world: World) -> anyhow::Result<Self> {
         // A connection is a file; the soft limit is often 1024.
         let script = "ulimit -n $(ulimit -Hn); exec \"$0\" --serve \"$1\" \"$2\"";
         let kind = match kind {
@@ -88,7 +88,7 @@ impl Server {
         Ok(Self { process, input, output })
     }
 
-    fn hear(&mut self) -> anyhow::Result<Answer> {
+    pub fn hear(&mut self) -> anyhow::Result<Answer> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
         serde_json::from_str(&line).context("the server ended")
@@ -113,7 +113,8 @@ impl Server {
         }
     }
 
-    fn rounds(&mut self, word: &str, rounds: usize) -> anyhow::Result<Rounds> {
+    /// Makes changes of a kind.
+    pub fn rounds(&mut self, word: &str, rounds: usize) -> anyhow::Result<Rounds> {
         let before = self.facts()?;
         let mut all = Rounds::default();
         for _ in 0..rounds {
@@ -182,7 +183,8 @@ pub fn measure(kind: Kind, world: World, rounds: usize) -> anyhow::Result<Number
     Ok(Numbers { connect, back, endpoints, policy, memory, base, peak, failures })
 }
 
-fn connect(server: &mut Server, phase: &watch::Sender<Phase>) -> anyhow::Result<Connecting> {
+/// Lets everybody connect.
+pub fn connect(server: &mut Server, phase: &watch::Sender<Phase>) -> anyhow::Result<Connecting> {
     let before = server.facts()?;
     let begin = Instant::now();
     phase.send_replace(Phase::Connected);

@@ -18,6 +18,7 @@ mod certificates;
 mod client;
 mod fleet;
 mod floor;
+mod hostile;
 mod model;
 mod ours;
 mod server;
@@ -38,6 +39,9 @@ struct Flags {
     /// Changes of each kind that are measured in each case.
     #[arg(long, default_value_t = 40)]
     rounds: usize,
+    /// The fleet that is measured with and without hostile neighbours: as the cases, and how many of those.
+    #[arg(long, default_value = "1000x100/20+16")]
+    hostile: World,
     /// Time after which no further case is begun.
     #[arg(long, default_value_t = 360)]
     limit_seconds: u64,
@@ -74,8 +78,11 @@ fn main() -> anyhow::Result<()> {
         text.push_str(&case);
         rows.push((world, ours));
     }
+    let hostile = hostile::measure(flags.hostile, flags.rounds.saturating_mul(5))?;
     let estimates = flags.criterion.as_deref().map(model::table).transpose()?;
-    for part in [table::growth(&rows), estimates.unwrap_or_default(), certificates::measure(3 * SECOND)?] {
+    for part in
+        [table::growth(&rows), hostile, estimates.unwrap_or_default(), certificates::measure(3 * SECOND)?]
+    {
         print!("{part}");
         text.push_str(&part);
     }

@@ -12,7 +12,7 @@ fn float(number: u64) -> f64 {
 }
 
 /// The time below which that share of the (sorted) times lies, in milliseconds.
-fn percentile(rounds: &Rounds, share: usize) -> f64 {
+pub fn percentile(rounds: &Rounds, share: usize) -> f64 {
     let last = rounds.times.len().saturating_sub(1);
     rounds.times.get((last * share).div_ceil(100)).map_or(0.0, |micros| float(*micros) / 1000.0)
 }
@@ -86,6 +86,24 @@ pub fn case(world: World, ours: &Numbers, bare: &Numbers, floor: &Floor) -> Stri
         floor.encode.as_secs_f64() * 1e3,
         floor.encode.as_secs_f64() * 1e6 / clients,
     );
+    text
+}
+
+/// The fleet with hostile neighbours next to the same fleet without them.
+pub fn hostile(world: World, without: &[Rounds; 2], with: &[Rounds; 2]) -> String {
+    let mut text = format!(
+        "\n**{} hostile sidecars next to {} others, {} services**\n\n\
+         | | with them | without them | ratio |\n|---|---|---|---|\n",
+        world.hostile, world.clients, world.services
+    );
+    for (name, with, without) in
+        [("endpoint change", &with[0], &without[0]), ("policy change for all", &with[1], &without[1])]
+    {
+        for share in [50, 99] {
+            let name = format!("{name} → last ACK, p{share}");
+            row(&mut text, &name, "ms", percentile(with, share), percentile(without, share));
+        }
+    }
     text
 }
 

@@ -8,22 +8,46 @@ use serde_json::{Value, json};
 pub const NAMESPACE: &str = "bench";
 
 /// How large a mesh is, as in `1000x100` (everybody may call every service) or `1000x1000/20` (each sidecar may call
-/// 20 of 1,000, as TrafficTargets say).
+/// 20 of 1,000, as TrafficTargets say); `…+16`: besides them 16 pods that do what they should not.
 #[derive(Debug, Clone, Copy)]
 pub struct World {
     /// Sidecars that listen.
     pub clients: usize,
     /// Services, each with a pod and a service account of its own.
     pub services: usize,
+    /// Pods whose sidecars are hostile, spread over [`HOSTILE_ACCOUNTS`] service accounts of their own.
+    pub hostile: usize,
     reach: Option<usize>,
+}
+
+/// Service accounts of hostile pods.
+pub const HOSTILE_ACCOUNTS: usize = 4;
+
+/// Name of a hostile pod.
+#[must_use]
+pub fn hostile_pod(number: usize) -> String {
+    format!("hostile-{number}")
+}
+
+/// Service account of a hostile pod.
+#[must_use]
+pub fn hostile_account(number: usize) -> String {
+    format!("hostile-{}", number % HOSTILE_ACCOUNTS)
 }
 
 impl std::str::FromStr for World {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        let wrong =
-            || anyhow::anyhow!("{text:?}: a case is SIDECARSxSERVICES or SIDECARSxSERVICES/REACHABLE");
+        let wrong = || {
+            anyhow::anyhow!(
+                "{text:?}: a case is SIDECARSxSERVICES or SIDECARSxSERVICES/REACHABLE, +HOSTILE or not"
+            )
+        };
+        let (text, hostile) = match text.split_once('+') {
+            Some((text, hostile)) => (text, hostile.parse::<usize>()?),
+            None => (text, 0),
+        };
         let (clients, rest) = text.split_once('x').ok_or_else(wrong)?;
         let (services, reach) = match rest.split_once('/') {
             Some((services, reach)) => (services, Some(reach.parse::<usize>()?)),
@@ -32,14 +56,15 @@ impl std::str::FromStr for World {
         // Three services take part in the split that everybody may call, and one more has endpoints that change.
         let services = services.parse::<usize>()?.max(4);
         let reach = reach.map(|reach| reach.clamp(4, services));
-        Ok(Self { clients: clients.parse::<usize>()?.max(1), services, reach })
+        Ok(Self { clients: clients.parse::<usize>()?.max(1), services, hostile, reach })
     }
 }
 
 impl std::fmt::Display for World {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}x{}", self.clients, self.services)?;
-        self.reach.map_or(Ok(()), |reach| write!(f, "/{reach}"))
+        self.reach.map_or(Ok(()), |reach| write!(f, "/{reach}"))?;
+        if self.hostile > 0 { write!(f, "+{}", self.hostile) } else { Ok(()) }
     }
 }
 
@@ -128,6 +153,9 @@ impl World {
         for client in 0..self.clients {
             all.push(sidecar(&pod(client), &self.account(client), "client")?);
         }
+        for number in 0..self.hostile {
+            all.push(sidecar(&hostile_pod(number), &hostile_account(number), "hostile")?);
+        }
         let mut sources = vec![Vec::new(); self.services];
         for account in 0..self.accounts() {
             for service in self.reachable(account) {
@@ -144,7 +172,10 @@ impl World {
             }))?);
             all.push(slice(service, 0)?);
             if self.reach.is_some() && !sources.is_empty() {
-                all.push(target(service, sources)?);
+                let hostile = (0..self.hostile.min(HOSTILE_ACCOUNTS)).map(hostile_account);
+                // They may call what everybody may call, so that they are asked to try it.
+                let hostile = hostile.filter(|_| service < 3);
+                all.push(target(service, sources, hostile)?);
             }
         }
         Ok(all)
@@ -190,9 +221,10 @@ fn routes() -> anyhow::Result<Object> {
     }))
 }
 
-fn target(service: usize, sources: &[usize]) -> anyhow::Result<Object> {
+fn target(service: usize, sources: &[usize], more: impl Iterator<Item = String>) -> anyhow::Result<Object> {
     let account = |name: String| json!({"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE});
-    let sources: Vec<_> = sources.iter().map(|source| account(format!("account-{source}"))).collect();
+    let sources = sources.iter().map(|source| format!("account-{source}"));
+    let sources: Vec<_> = sources.chain(more).map(account).collect();
     object::<crds::TrafficTarget>(json!({
         "apiVersion": "access.smi-spec.io/v1alpha3", "kind": "TrafficTarget",
         "metadata": {"name": format!("target-{service}"), "namespace": NAMESPACE},

@@ -1,8 +1,10 @@
 //! What is sent when: clusters, endpoints, listeners, routes; then what is taken away, the other way round.
 
+use std::collections::BTreeSet;
+
 use mesh::ResourceType;
 
-use super::state::{InFlight, Must, Need, names_clusters};
+use super::state::{InFlight, Must, Need, is_waited_for};
 use super::{Served, Session};
 use crate::xds::served::{Entry, Name, place};
 use crate::xds::trial::Answer;
@@ -11,47 +13,68 @@ use crate::xds::wire::DeltaResponse;
 /// Size at which a response is cut: so much is copied and held for a stream while it is written.
 pub(super) const CUT: usize = 64 * 1024;
 
+/// What may still use something that is gone.
+enum Users {
+    /// Nothing.
+    None,
+    /// Nothing but these clusters is in use.
+    Of(BTreeSet<Name>),
+    /// Perhaps anything.
+    Unknown,
+}
+
 impl Session {
     pub(super) fn flush(&mut self) -> Vec<DeltaResponse> {
         let served = self.served.clone();
         let mut responses = Vec::new();
-        let mut waiting = false;
-        self.gated = false;
-        for kind in ResourceType::ALL {
-            waiting |= self.flush_upserts(kind, &served, &mut responses);
+        if std::mem::take(&mut self.gated) {
+            self.gate.waits_no_more();
         }
-        // Endpoints do not count: they may change all the time, and nothing that is removed needs them.
-        let makers = [ResourceType::Cluster, ResourceType::Listener, ResourceType::Route];
-        let make_done =
-            !waiting && makers.iter().all(|kind| !self.types[place(*kind)].upserts_on_their_way());
-        if make_done {
-            for kind in
-                [ResourceType::Listener, ResourceType::Route, ResourceType::Cluster, ResourceType::Endpoint]
-            {
-                self.flush_removals(kind, &served, &mut responses);
-            }
+        for (kind, state) in ResourceType::ALL.into_iter().zip(&mut self.types) {
+            state.look_again(served.of(kind), &self.gate);
+        }
+        for kind in ResourceType::ALL {
+            self.flush_upserts(kind, &served, &mut responses);
+        }
+        for kind in
+            [ResourceType::Listener, ResourceType::Route, ResourceType::Cluster, ResourceType::Endpoint]
+        {
+            self.flush_removals(kind, &served, &mut responses);
         }
         for state in &mut self.types {
-            state.settle(&served, &self.gate);
+            state.settle(&served);
         }
         responses
     }
 
-    /// Sends what is new or changed; says whether something has to wait.
-    fn flush_upserts(&mut self, kind: ResourceType, served: &Served, out: &mut Vec<DeltaResponse>) -> bool {
+    /// Clusters that nothing may name yet.
+    fn clusters_to_wait_for(&self, served: &Served) -> BTreeSet<Name> {
         let clusters = &self.types[place(ResourceType::Cluster)];
-        let clusters_come = kind != ResourceType::Cluster
-            && kind != ResourceType::Endpoint
-            && clusters.adds(served.of(ResourceType::Cluster), &self.gate);
-        let state = &mut self.types[place(kind)];
-        if !state.in_flight.is_empty() || state.dirty.is_empty() {
-            return kind != ResourceType::Endpoint && !state.dirty.is_empty();
+        if clusters.idle() {
+            return BTreeSet::new();
         }
+        let mut coming = clusters.coming(served.of(ResourceType::Cluster), &self.gate);
+        coming.retain(|name| is_waited_for(name));
+        coming
+    }
+
+    /// Sends what is new or changed.
+    fn flush_upserts(&mut self, kind: ResourceType, served: &Served, out: &mut Vec<DeltaResponse>) {
+        let state = &self.types[place(kind)];
+        if !state.in_flight.is_empty() || state.dirty.is_empty() {
+            return;
+        }
+        let coming = match kind {
+            ResourceType::Listener | ResourceType::Route => self.clusters_to_wait_for(served),
+            ResourceType::Cluster | ResourceType::Endpoint => BTreeSet::new(),
+        };
+        let state = &mut self.types[place(kind)];
         let (mut upserts, mut absent, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         let mut blocked = false;
         for (name, must) in std::mem::take(&mut state.dirty) {
+            state.note(&name, served.of(kind), &self.gate);
             match state.need(&name, must, served.of(kind), &self.gate) {
-                Need::Upsert(_) if clusters_come && names_clusters(kind, &name) => {
+                Need::Upsert(entry) if entry.content.clusters.iter().any(|one| coming.contains(one)) => {
                     blocked = true;
                     kept.push((name, must));
                 }
@@ -72,7 +95,7 @@ impl Session {
         }
         let (mut send, mut waits) = (Vec::new(), Vec::new());
         for (name, must, entry) in upserts {
-            match self.gate.ask(kind, &entry) {
+            match self.gate.ask(&entry) {
                 Answer::Send => send.push((name, must, entry)),
                 Answer::Wait => waits.push((name, must)),
             }
@@ -81,38 +104,43 @@ impl Session {
             waits.extend(send.drain(..).map(|(name, must, _)| (name, must)));
         }
         self.gated |= !waits.is_empty();
-        let waiting = blocked || !waits.is_empty();
         self.types[place(kind)].dirty.extend(kept.into_iter().chain(waits));
         let send = send.into_iter().map(|(name, _, entry)| (name, entry)).collect();
         self.send(kind, send, absent, out);
-        waiting
     }
 
+    /// Takes away what is gone. It waits for what this client has not acknowledged yet, so that what comes instead is in
+    /// place, but never for what others try.
     fn flush_removals(&mut self, kind: ResourceType, served: &Served, out: &mut Vec<DeltaResponse>) {
-        let quiet = |kind: ResourceType| self.types[place(kind)].idle();
-        // A client that refused a listener or route still uses its last good one, and the clusters that this names.
-        let poisoned: Vec<_> = self.poisoned().map(|rejection| rejection.resource_type).collect();
-        let last_good = |kind: ResourceType| {
-            !self.types[place(kind)].refused.is_empty() || poisoned.iter().any(|other| other == kind.as_str())
-        };
-        let may = match kind {
-            ResourceType::Listener => true,
-            ResourceType::Route => quiet(ResourceType::Listener),
-            ResourceType::Cluster => {
-                // One that comes back has yet to say which listeners and routes it holds.
-                let told = |kind| self.types[place(kind)].subscribed || served.of(kind).is_empty();
-                let users = [ResourceType::Listener, ResourceType::Route];
-                users.into_iter().all(|kind| told(kind) && quiet(kind) && !last_good(kind))
-            }
-            ResourceType::Endpoint => quiet(ResourceType::Cluster),
-        };
-        let state = &mut self.types[place(kind)];
-        if !may || !state.in_flight.is_empty() {
+        let state = &self.types[place(kind)];
+        if !state.in_flight.is_empty() || state.dirty.is_empty() {
             return;
         }
-        let gate = &self.gate;
-        let gone =
-            |name: &Name, must: Must| matches!(state.need(name, must, served.of(kind), gate), Need::Removal);
+        let makers = [ResourceType::Cluster, ResourceType::Listener, ResourceType::Route];
+        if makers.iter().any(|kind| self.types[place(*kind)].upserts_on_their_way()) {
+            return;
+        }
+        let answered = |kind: ResourceType| self.types[place(kind)].in_flight.is_empty();
+        let users = match kind {
+            ResourceType::Listener => Users::None,
+            ResourceType::Route if answered(ResourceType::Listener) => Users::None,
+            ResourceType::Cluster => self.users(served),
+            ResourceType::Endpoint if answered(ResourceType::Cluster) => Users::None,
+            ResourceType::Route | ResourceType::Endpoint => Users::Unknown,
+        };
+        let clusters = &self.types[place(ResourceType::Cluster)];
+        let in_use = |name: &Name| match (&users, kind) {
+            (Users::Unknown, _) => true,
+            (Users::Of(clusters), _) => clusters.contains(name),
+            // As long as the cluster that goes with them.
+            (Users::None, ResourceType::Endpoint) => {
+                clusters.holds(name).is_some() && !served.of(ResourceType::Cluster).contains_key(name)
+            }
+            (Users::None, ResourceType::Cluster | ResourceType::Listener | ResourceType::Route) => false,
+        };
+        let gone = |name: &Name, must: Must| {
+            matches!(state.need(name, must, served.of(kind), &self.gate), Need::Removal) && !in_use(name)
+        };
         let removals: Vec<_> = state
             .dirty
             .iter()
@@ -120,9 +148,31 @@ impl Session {
             .map(|(name, _)| name.clone())
             .collect();
         for name in &removals {
-            state.dirty.remove(name);
+            self.types[place(kind)].dirty.remove(name);
         }
         self.send(kind, Vec::new(), removals, out);
+    }
+
+    /// The clusters that the client may still use though they are gone: those that a listener or route names which it
+    /// keeps, because it refused the new one, is not sent it, or has not got it yet.
+    fn users(&self, served: &Served) -> Users {
+        let mut clusters = BTreeSet::new();
+        for kind in [ResourceType::Listener, ResourceType::Route] {
+            let state = &self.types[place(kind)];
+            // One that comes back has yet to say which listeners and routes it holds.
+            let told = state.subscribed || served.of(kind).is_empty();
+            if !told || !state.in_flight.is_empty() {
+                return Users::Unknown;
+            }
+            for held in state.others_held(served.of(kind)) {
+                match held {
+                    Some(entry) => clusters.extend(entry.content.clusters.iter().cloned()),
+                    // It holds what this replica never sent.
+                    None => return Users::Unknown,
+                }
+            }
+        }
+        Users::Of(clusters)
     }
 
     /// Cuts what is to be sent into responses.

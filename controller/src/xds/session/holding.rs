@@ -9,31 +9,74 @@ use crate::xds::served::{Entries, Entry, Name, Names, Version};
 /// Differences that are not worth looking for a common ground.
 const FEW: usize = 16;
 
+/// What is said of a name besides the shared set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    /// It is in; its text is shared with what is served.
+    Served,
+    /// It is in; nothing of that name is served, so that its text is only remembered for this stream.
+    Foreign,
+    /// It is not in.
+    Not,
+}
+
+/// What it costs to remember a text in a map: its bytes, and about so much around them.
+pub(super) fn cost(text: &str) -> usize {
+    text.len() + 96
+}
+
 /// The names that a client is subscribed to: a shared set, but for some.
 #[derive(Debug, Default)]
 pub(super) struct Subscribed {
     base: Arc<Names>,
-    but: BTreeMap<Name, bool>,
+    but: BTreeMap<Name, Named>,
+    /// Bytes of the names that nothing has.
+    foreign: usize,
     /// How many differences there were when sharing was last in vain.
     vain: usize,
 }
 
 impl Subscribed {
     pub fn contains(&self, name: &str) -> bool {
-        self.but.get(name).copied().unwrap_or_else(|| self.base.contains(name))
+        self.but.get(name).map_or_else(|| self.base.contains(name), |named| *named != Named::Not)
     }
 
-    pub fn insert(&mut self, name: Name) {
-        self.but.insert(name, true);
+    /// `served`: whether there is a resource of that name.
+    pub fn insert(&mut self, name: Name, served: bool) {
+        let (named, cost) = if served { (Named::Served, 0) } else { (Named::Foreign, cost(&name)) };
+        self.forget(&name);
+        self.foreign += cost;
+        self.but.insert(name, named);
     }
 
+    fn forget(&mut self, name: &Name) {
+        if self.but.remove(name) == Some(Named::Foreign) {
+            self.foreign = self.foreign.saturating_sub(cost(name));
+        }
+    }
+
+    /// Bytes of what is remembered for this stream alone.
+    pub fn foreign(&self) -> usize {
+        self.foreign
+    }
+
+    /// A name that was never there leaves nothing behind.
     pub fn remove(&mut self, name: &Name) {
-        self.but.insert(name.clone(), false);
+        self.forget(name);
+        if self.base.contains(name) {
+            self.but.insert(name.clone(), Named::Not);
+        }
+    }
+
+    /// How many names are remembered for this stream alone.
+    #[cfg(test)]
+    pub fn own(&self) -> usize {
+        self.but.len()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Name> {
         let base = self.base.iter().filter(|name| !self.but.contains_key(*name));
-        base.chain(self.but.iter().filter(|(_, yes)| **yes).map(|(name, _)| name))
+        base.chain(self.but.iter().filter(|(_, named)| **named != Named::Not).map(|(name, _)| name))
     }
 
     pub fn len(&self) -> usize {
@@ -43,11 +86,6 @@ impl Subscribed {
     /// Whether it is a shared set of so many names.
     pub fn is(&self, count: usize) -> bool {
         self.but.is_empty() && self.base.len() == count
-    }
-
-    /// At most so many, without counting.
-    pub fn at_most(&self) -> usize {
-        self.base.len() + self.but.len()
     }
 
     /// Shares the set of what is served if it is the same, and the memory of every other stream for which it is.
@@ -71,6 +109,13 @@ pub(super) struct Held {
     pub entry: Option<Entry>,
 }
 
+impl Held {
+    /// What it costs to remember it: nothing where the content is what is served to others too.
+    fn cost(&self, name: &str) -> usize {
+        if self.entry.is_some() { 0 } else { cost(name) + cost(&self.version) }
+    }
+}
+
 impl From<Entry> for Held {
     fn from(entry: Entry) -> Self {
         Self { version: entry.version.clone(), entry: Some(entry) }
@@ -83,6 +128,8 @@ impl From<Entry> for Held {
 pub(super) struct Holding {
     base: Arc<Entries>,
     but: BTreeMap<Name, Option<Held>>,
+    /// Bytes of what this replica never sent.
+    foreign: usize,
 }
 
 impl Holding {
@@ -90,6 +137,14 @@ impl Holding {
         match self.but.get(name) {
             Some(held) => held.as_ref().map(|held| &held.version),
             None => self.base.get(name).map(|entry| &entry.version),
+        }
+    }
+
+    /// What is held.
+    pub fn get(&self, name: &str) -> Option<Held> {
+        match self.but.get(name) {
+            Some(held) => held.clone(),
+            None => self.base.get(name).map(|entry| Held::from(entry.clone())),
         }
     }
 
@@ -102,11 +157,34 @@ impl Holding {
     }
 
     pub fn insert(&mut self, name: Name, held: Held) {
+        self.forget(&name);
+        self.foreign += held.cost(&name);
         self.but.insert(name, Some(held));
     }
 
+    fn forget(&mut self, name: &Name) {
+        if let Some(Some(held)) = self.but.remove(name) {
+            self.foreign = self.foreign.saturating_sub(held.cost(name));
+        }
+    }
+
+    /// Bytes of what is remembered for this stream alone.
+    pub fn foreign(&self) -> usize {
+        self.foreign
+    }
+
+    /// A name that was never there leaves nothing behind.
     pub fn remove(&mut self, name: Name) {
-        self.but.insert(name, None);
+        self.forget(&name);
+        if self.base.contains_key(&name) {
+            self.but.insert(name, None);
+        }
+    }
+
+    /// How many names are remembered for this stream alone.
+    #[cfg(test)]
+    pub fn own(&self) -> usize {
+        self.but.len()
     }
 
     pub fn names(&self) -> impl Iterator<Item = &Name> {
@@ -123,5 +201,6 @@ impl Holding {
     pub fn all_of(&mut self, served: &Arc<Entries>) {
         self.base = served.clone();
         self.but.clear();
+        self.foreign = 0;
     }
 }

@@ -1,19 +1,18 @@
 //! One resource type in one stream: what is subscribed to, held, on its way and refused.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use mesh::ResourceType;
+use mesh::{ResourceName, ResourceType};
 
 use super::Violation;
 use super::holding::{Held, Holding, Subscribed};
 use crate::xds::served::{Entries, Entry, Name, Served, Version};
-use crate::xds::trial::Gate;
+use crate::xds::trial::{Gate, Refusal};
 use crate::xds::wire::DeltaRequest;
 
-/// Names in one subscription; far above any mesh, far below what would hurt.
-const MAX_NAMES: usize = 50_000;
 /// Bytes of one name; our longest are three Kubernetes names and a port.
-const MAX_NAME_BYTES: usize = 1024;
+pub(super) const MOST_NAME: usize = 1024;
 /// The name that stands for every resource (xDS protocol, "wildcard subscriptions").
 const WILDCARD: &str = "*";
 
@@ -55,6 +54,13 @@ pub(super) struct Refused {
     pub error: String,
 }
 
+/// A version that the client is not sent, because others refused it.
+#[derive(Debug)]
+pub(super) struct Withheld {
+    pub version: Version,
+    pub refusal: Arc<Refusal>,
+}
+
 /// One type.
 #[derive(Debug)]
 pub(super) struct TypeState {
@@ -72,6 +78,7 @@ pub(super) struct TypeState {
     pub alone: BTreeSet<Name>,
     pub in_flight: Vec<InFlight>,
     pub refused: BTreeMap<Name, Refused>,
+    pub withheld: BTreeMap<Name, Withheld>,
 }
 
 impl TypeState {
@@ -87,6 +94,7 @@ impl TypeState {
             alone: BTreeSet::new(),
             in_flight: Vec::new(),
             refused: BTreeMap::new(),
+            withheld: BTreeMap::new(),
         }
     }
 
@@ -112,6 +120,16 @@ impl TypeState {
         self.held.names().filter(|name| self.wants(name)).count()
     }
 
+    /// Bytes of what is remembered for this stream alone, because nothing that is served has it.
+    pub fn foreign(&self) -> usize {
+        self.names.foreign() + self.held.foreign()
+    }
+
+    #[cfg(test)]
+    pub fn own_memory(&self) -> usize {
+        self.held.own() + self.names.own()
+    }
+
     pub fn need(&self, name: &Name, must: Must, entries: &Entries, gate: &Gate) -> Need {
         let Some(entry) = entries.get(name) else {
             return match must {
@@ -120,66 +138,95 @@ impl TypeState {
                 Must::IfDifferent => Need::Nothing,
             };
         };
-        let entry = match gate.poison(self.kind, name, &entry.version) {
-            None => entry.clone(),
-            Some(poison) => match poison.instead {
-                Some(instead) => instead,
-                None if must == Must::Answer && self.holds(name).is_none() => return Need::Absent,
-                None => {
-                    let held = self.held.entry(name).filter(|_| self.wants(name));
-                    gate.offer(self.kind, name, &entry.version, held);
-                    return Need::Nothing;
-                }
-            },
-        };
-        let refused = self.refused.get(name).is_some_and(|refused| refused.version == entry.version);
         let holds = self.holds(name) == Some(&entry.version);
+        if !holds && gate.refusal(entry).is_some() {
+            return self.need_without(name, must, entry, gate);
+        }
+        let refused = self.refused.get(name).is_some_and(|refused| refused.version == entry.version);
         match must {
-            Must::Answer => Need::Upsert(entry),
-            _ if refused => Need::Nothing,
-            Must::Follow => Need::Upsert(entry),
+            Must::Answer => Need::Upsert(entry.clone()),
+            Must::Follow | Must::IfDifferent if refused => Need::Nothing,
+            Must::Follow => Need::Upsert(entry.clone()),
             Must::IfDifferent if holds => Need::Nothing,
-            Must::IfDifferent => Need::Upsert(entry),
+            Must::IfDifferent => Need::Upsert(entry.clone()),
+        }
+    }
+
+    /// What a name needs while its content is withheld: what the client holds stays. Only one that holds nothing gets
+    /// what others of its service account keep.
+    fn need_without(&self, name: &Name, must: Must, withheld: &Entry, gate: &Gate) -> Need {
+        let known = self.held.entry(name).filter(|_| self.wants(name));
+        match (known, must) {
+            (Some(held), Must::Answer) => Need::Upsert(held.clone()),
+            (Some(_), Must::Follow | Must::IfDifferent) => Need::Nothing,
+            (None, Must::Follow | Must::IfDifferent) if self.holds(name).is_some() => Need::Nothing,
+            (None, _) => match gate.instead(withheld) {
+                Some(instead) => Need::Upsert(instead),
+                None if must == Must::Answer && self.holds(name).is_none() => Need::Absent,
+                None => Need::Nothing,
+            },
+        }
+    }
+
+    /// Remembers whether a name's content is withheld, and tells what the client keeps.
+    pub fn note(&mut self, name: &Name, entries: &Entries, gate: &Gate) {
+        let entry = entries.get(name).filter(|entry| self.holds(name) != Some(&entry.version));
+        let withheld = entry.and_then(|entry| Some((entry, gate.refusal(entry)?)));
+        let Some((entry, refusal)) = withheld else {
+            self.withheld.remove(name);
+            return;
+        };
+        if let Some(held) = self.held.entry(name).filter(|_| self.wants(name)) {
+            gate.keeps(entry, held);
+        }
+        self.withheld.insert(name.clone(), Withheld { version: entry.version.clone(), refusal });
+    }
+
+    /// Looks again at what was withheld and is no longer.
+    pub fn look_again(&mut self, entries: &Entries, gate: &Gate) {
+        let free = |name: &Name, withheld: &Withheld| {
+            entries
+                .get(name)
+                .is_none_or(|entry| entry.version != withheld.version || gate.refusal(entry).is_none())
+        };
+        let all: Vec<_> = self
+            .withheld
+            .iter()
+            .filter(|(name, one)| free(name, one))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in all {
+            self.withheld.remove(&name);
+            self.mark(name, Must::IfDifferent);
         }
     }
 
     /// Takes the subscription part of a request.
-    pub fn subscribe(
-        &mut self,
-        request: &DeltaRequest,
-        entries: &Entries,
-        gate: &mut Gate,
-    ) -> Result<(), Violation> {
-        if self.names.at_most() + request.resource_names_subscribe.len() > MAX_NAMES {
-            check(request, self.names.len())?;
-        } else {
-            check(request, 0)?;
-        }
+    pub fn subscribe(&mut self, request: &DeltaRequest, entries: &Entries) -> Result<(), Violation> {
+        check(self.kind, request)?;
         if self.subscribed {
             self.unsubscribe(&request.resource_names_unsubscribe, entries);
             self.add(&request.resource_names_subscribe, entries);
         } else {
             self.subscribed = true;
-            self.first(request, entries, gate);
+            self.first(request, entries);
         }
         Ok(())
     }
 
-    /// The first request of the type in this stream: what the client says it holds is believed.
-    fn first(&mut self, request: &DeltaRequest, entries: &Entries, gate: &mut Gate) {
+    /// The first request of the type in this stream: what the client says it holds is believed, as far as it itself is
+    /// concerned. It says nothing about the content: nobody knows who sent it that, and whether.
+    fn first(&mut self, request: &DeltaRequest, entries: &Entries) {
         let named = &request.resource_names_subscribe;
         self.wildcard = named.is_empty() || named.iter().any(|name| name == WILDCARD);
         for name in named.iter().filter(|name| *name != WILDCARD) {
-            self.names.insert(shared(name, entries));
+            self.names.insert(shared(name, entries), entries.contains_key(name.as_str()));
         }
         for (name, version) in &request.initial_resource_versions {
             if self.wants(name) {
                 let name = shared(name, entries);
                 let held = match entries.get(&name) {
-                    Some(entry) if *entry.version == **version => {
-                        gate.accepted(self.kind, entry);
-                        Held::from(entry.clone())
-                    }
+                    Some(entry) if *entry.version == **version => Held::from(entry.clone()),
                     _ => Held { version: Version::from(version.as_str()), entry: None },
                 };
                 self.held.insert(name, held);
@@ -202,7 +249,7 @@ impl TypeState {
             } else {
                 let name = shared(name, entries);
                 if !self.names.contains(&name) {
-                    self.names.insert(name.clone());
+                    self.names.insert(name.clone(), entries.contains_key(&name));
                     if !self.wildcard {
                         self.held.remove(name.clone());
                     }
@@ -221,6 +268,10 @@ impl TypeState {
                 self.wildcard = false;
                 self.dirty.retain(|name, _| self.names.contains(name));
                 self.refused.retain(|name, _| self.names.contains(name));
+                self.withheld.retain(|name, _| self.names.contains(name));
+                continue;
+            }
+            if !self.names.contains(name) && self.held.version(name).is_none() {
                 continue;
             }
             let name = shared(name, entries);
@@ -232,6 +283,7 @@ impl TypeState {
                 self.held.remove(name.clone());
                 self.dirty.remove(&name);
                 self.refused.remove(&name);
+                self.withheld.remove(&name);
             }
         }
     }
@@ -245,8 +297,9 @@ impl TypeState {
 
     pub fn accepted(&mut self, response: InFlight, gate: &mut Gate) {
         for (name, entry) in response.upserts {
-            gate.accepted(self.kind, &entry);
+            gate.accepted(&entry);
             self.alone.remove(&name);
+            self.withheld.retain(|other, withheld| *other != name || withheld.version != entry.version);
             self.refused.remove(&name);
             // Unsubscribed while it was on its way: the client has forgotten it.
             if self.wants(&name) {
@@ -260,12 +313,22 @@ impl TypeState {
         }
     }
 
-    /// Forgets what need not be remembered: a client that has acknowledged everything holds what is served.
-    pub fn settle(&mut self, served: &Served, gate: &Gate) {
-        if self.subscribed && self.idle() && self.refused.is_empty() && gate.clean() {
-            self.held.all_of(served.of(self.kind));
-            self.names.share(served.names(self.kind));
+    /// Forgets what need not be remembered: a client that has acknowledged everything holds what is served, but for
+    /// what it refused or is not sent.
+    pub fn settle(&mut self, served: &Served) {
+        if !self.subscribed || !self.idle() {
+            return;
         }
+        let others: BTreeSet<_> = self.refused.keys().chain(self.withheld.keys()).cloned().collect();
+        let others: Vec<_> = others.into_iter().map(|name| (self.held.get(&name), name)).collect();
+        self.held.all_of(served.of(self.kind));
+        for (held, name) in others {
+            match held {
+                Some(held) => self.held.insert(name, held),
+                None => self.held.remove(name),
+            }
+        }
+        self.names.share(served.names(self.kind));
     }
 
     /// A refused response says nothing about which of its resources is bad, and Envoy may have taken none or some of
@@ -279,13 +342,11 @@ impl TypeState {
             }
             return;
         }
-        let error: String = error.chars().take(1024).collect();
         for (name, entry) in response.upserts {
             self.alone.remove(&name);
-            let held = self.held.entry(&name).filter(|held| held.version != entry.version).cloned();
-            gate.rejected(self.kind, &name, &entry, &error, held);
+            gate.rejected(&entry, error, self.held.entry(&name).filter(|held| held.version != entry.version));
             if self.wants(&name) {
-                self.refused.insert(name, Refused { version: entry.version, error: error.clone() });
+                self.refused.insert(name, Refused { version: entry.version, error: error.to_owned() });
             }
         }
         for name in response.removals {
@@ -294,14 +355,26 @@ impl TypeState {
         }
     }
 
-    /// Whether something that the client does not hold yet, in any version, is on its way or must be sent.
-    pub fn adds(&self, entries: &Entries, gate: &Gate) -> bool {
+    /// What the client does not hold yet, in any version, and is on its way or must be sent.
+    pub fn coming(&self, entries: &Entries, gate: &Gate) -> BTreeSet<Name> {
         let sent = self.in_flight.iter().flat_map(|response| &response.upserts).map(|(name, _)| name);
         let waiting = self
             .dirty
             .iter()
             .filter(|(name, must)| matches!(self.need(name, **must, entries, gate), Need::Upsert(_)));
-        sent.chain(waiting.map(|(name, _)| name)).any(|name| self.holds(name).is_none())
+        let all = sent.chain(waiting.map(|(name, _)| name));
+        all.filter(|name| self.holds(name).is_none()).cloned().collect()
+    }
+
+    /// What the client holds that is not, or may not be, what is served: with its content, where that is known.
+    pub fn others_held<'a>(&'a self, entries: &'a Entries) -> impl Iterator<Item = Option<&'a Entry>> {
+        let names: BTreeSet<_> =
+            self.dirty.keys().chain(self.refused.keys()).chain(self.withheld.keys()).collect();
+        names.into_iter().filter_map(|name| {
+            let version = self.holds(name)?;
+            let served = entries.get(name).is_some_and(|entry| entry.version == *version);
+            (!served).then(|| self.held.entry(name))
+        })
     }
 
     pub fn upserts_on_their_way(&self) -> bool {
@@ -313,27 +386,21 @@ impl TypeState {
     }
 }
 
-/// Whether a resource would fail calls if it came before the clusters that it may name (names of xDS resources,
-/// docs/ARCHITECTURE.md). What is inbound names only clusters without endpoints, which are ready as soon as Envoy has
-/// read them: coming after them on the stream is enough.
-pub(super) fn names_clusters(kind: ResourceType, name: &str) -> bool {
-    matches!(kind, ResourceType::Listener | ResourceType::Route) && name.starts_with("out")
+/// Whether what names a cluster waits until the client has acknowledged it. Those of the application are ready as soon
+/// as Envoy has read them: coming after them on the stream is enough, and what closes a port must not wait.
+pub(super) fn is_waited_for(cluster: &str) -> bool {
+    !matches!(cluster.parse(), Ok(ResourceName::Inbound | ResourceName::InboundHttp2))
 }
 
 fn shared(name: &str, entries: &Entries) -> Name {
     entries.get_key_value(name).map_or_else(|| Name::from(name), |(name, _)| name.clone())
 }
 
-fn check(request: &DeltaRequest, held: usize) -> Result<(), Violation> {
+fn check(kind: ResourceType, request: &DeltaRequest) -> Result<(), Violation> {
     let names = request.resource_names_subscribe.iter().chain(&request.resource_names_unsubscribe);
     let versions = request.initial_resource_versions.iter().flat_map(|(name, version)| [name, version]);
-    if names.chain(versions).any(|text| text.len() > MAX_NAME_BYTES) {
-        return Err(Violation::NameTooLong);
+    match names.chain(versions).map(String::len).find(|bytes| *bytes > MOST_NAME) {
+        Some(bytes) => Err(Violation::NameTooLong { resource_type: kind.as_str(), bytes }),
+        None => Ok(()),
     }
-    if held + request.resource_names_subscribe.len() > MAX_NAMES
-        || request.initial_resource_versions.len() > MAX_NAMES
-    {
-        return Err(Violation::TooManyNames);
-    }
-    Ok(())
 }

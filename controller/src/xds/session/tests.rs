@@ -5,16 +5,18 @@ use std::time::Duration;
 use super::flush::CUT;
 use super::*;
 use crate::xds::served::Pool;
-use crate::xds::trial::Canaries;
-use crate::xds::wire::Status;
+use crate::xds::trial::{Canaries, Who};
+use crate::xds::wire::{SemanticVersion, Status};
 use bytes::Bytes;
 use mesh::ResourceType::{Cluster, Endpoint, Listener, Route};
 use mesh::{Delta, Resource};
 
 mod any_client;
 mod canary;
+mod identities;
 mod order;
 mod refusals;
+mod safety;
 
 /// A control plane and one client, in a few words each.
 struct Script {
@@ -23,7 +25,15 @@ struct Script {
     session: Session,
 }
 
+/// Resources: type, name, version. Words after the version are the clusters that the resource names.
 type Say<'a> = &'a [(ResourceType, &'a str, &'a str)];
+
+/// A sidecar of the shop with Envoy 1.0.0.
+const POD: Who<'static> = Who {
+    account: "spiffe://cluster.local/ns/shop/sa/buyer",
+    proxy: "shop/pod",
+    envoy: SemanticVersion { major: 1, minor: 0, patch: 0 },
+};
 
 /// From what was served to these resources.
 fn delta(served: &Served, resources: Say<'_>) -> Delta {
@@ -32,12 +42,8 @@ fn delta(served: &Served, resources: Say<'_>) -> Delta {
     let mut delta: Delta = held.map(|(kind, name)| ((kind, name.clone()), None)).collect();
     for (kind, name, version) in resources {
         let body = Bytes::from(format!("{name}={version}"));
-        let resource = Resource {
-            name: (*name).to_owned(),
-            version: (*version).to_owned(),
-            body,
-            clusters: Box::default(),
-        };
+        let clusters = version.split(' ').skip(1).map(Into::into).collect();
+        let resource = Resource { name: (*name).to_owned(), version: (*version).to_owned(), body, clusters };
         delta.insert((*kind, (*name).into()), Some(Arc::new(resource)));
     }
     delta
@@ -75,18 +81,18 @@ fn shown(responses: &[DeltaResponse]) -> Vec<String> {
 
 impl Script {
     fn new(resources: Say<'_>) -> Self {
-        Self::with(&Arc::new(Canaries::new(Duration::MAX)), "1.0.0", &Arc::default(), resources)
+        Self::with(&Arc::new(Canaries::new(Duration::MAX)), POD, &Arc::default(), resources)
     }
 
     /// One stream of several to one replica.
     fn with(
         canaries: &Arc<Canaries>,
-        envoy: &str,
+        who: Who<'_>,
         pool: &Arc<parking_lot::Mutex<Pool>>,
         resources: Say<'_>,
     ) -> Self {
         let served = Arc::new(Served::first(delta(&Served::default(), resources), &mut pool.lock()));
-        let session = Session::new(served.clone(), canaries.gate(envoy, "shop/pod"));
+        let session = Session::new(served.clone(), canaries.gate(who));
         Self { pool: pool.clone(), served, session }
     }
 
@@ -197,12 +203,12 @@ fn what_vanished_while_the_proxy_was_away_is_removed() {
 /// A client that comes back tells type by type what it holds.
 #[test]
 fn what_vanished_goes_when_nothing_can_name_it_any_more() {
-    let mut script = Script::new(&[(Cluster, "a", "1"), (Listener, "out|a", "1"), (Route, "out|a", "2")]);
+    let mut script = Script::new(&[(Cluster, "a", "1"), (Listener, "out|a", "1"), (Route, "out|a", "2 a")]);
     assert!(script.ask(&holding(Cluster, &["*"], &[("a", "1"), ("gone", "1")])).is_empty());
     let sent = script.ask(&holding(Listener, &["*"], &[("out|a", "1")]));
     assert_eq!(script.settle(sent), ["Listener"], "an answer, with nothing in it");
     let sent = script.ask(&holding(Route, &["out|a"], &[("out|a", "1")]));
-    assert_eq!(script.settle(sent), ["Route +out|a=2", "Cluster -gone"]);
+    assert_eq!(script.settle(sent), ["Route +out|a=2 a", "Cluster -gone"]);
 }
 
 /// envoyproxy/envoy#22418
@@ -248,7 +254,7 @@ fn a_foreign_nonce_on_a_new_stream_is_ignored() {
     let outcome = script.session.on_request(&odd).unwrap();
     assert_eq!(outcome.said, Said::Foreign);
     assert_eq!(shown(&outcome.responses), ["Cluster +a=1"]);
-    assert!(script.session.rejections().is_empty());
+    assert_eq!(script.session.rejections(), Rejections::default());
 }
 
 #[test]
@@ -279,7 +285,7 @@ fn responses_are_cut_and_all_of_them_must_be_acknowledged() {
     };
     let all = names.iter().map(|name| ((Cluster, name.as_str().into()), Some(resource(name))));
     let served = Arc::new(Served::first(all.collect(), &mut Pool::default()));
-    let mut session = Session::new(served, Arc::new(Canaries::default()).gate("1.0.0", "shop/pod"));
+    let mut session = Session::new(served, Arc::new(Canaries::default()).gate(POD));
     let responses = session.on_request(&request(Cluster, &[])).unwrap().responses;
     let sizes: Vec<usize> = responses.iter().map(|r| r.resources.iter().map(Bytes::len).sum()).collect();
     assert!(sizes.len() == 3 && sizes.iter().all(|size| *size <= CUT), "{sizes:?}");
@@ -337,8 +343,61 @@ fn types_that_are_not_served_are_ignored_and_too_much_ends_the_stream() {
         DeltaRequest { type_url: "type.googleapis.com/what.ever".to_owned(), ..DeltaRequest::default() };
     assert_eq!(script.session.on_request(&odd).unwrap().said, Said::Foreign);
     let long = "x".repeat(5000);
-    assert_eq!(script.session.on_request(&request(Route, &[&long])).unwrap_err(), Violation::NameTooLong);
+    assert_eq!(
+        script.session.on_request(&request(Route, &[&long])).unwrap_err(),
+        Violation::NameTooLong { resource_type: "Route", bytes: 5000 }
+    );
     let names: Vec<String> = (0..60_000).map(|n| n.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    assert_eq!(script.session.on_request(&request(Route, &names)).unwrap_err(), Violation::TooManyNames);
+    let violation = script.session.on_request(&request(Route, &names)).unwrap_err();
+    assert!(matches!(violation, Violation::Foreign { whom: "stream", most: FOREIGN, .. }), "{violation}");
+}
+
+/// X6: a mesh may be as large as it likes.
+#[test]
+fn names_of_what_is_served_cost_nothing_however_many() {
+    let names: Vec<String> = (0..60_000).map(|n| format!("out|shop|s{n}|80")).collect();
+    let all: Vec<_> = names.iter().map(|name| (Endpoint, name.as_str(), "1")).collect();
+    let mut script = Script::new(&all);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut queue = std::collections::VecDeque::from(script.ask(&request(Endpoint, &names)));
+    while let Some(response) = queue.pop_front() {
+        queue.extend(script.ack(&response));
+    }
+    assert_eq!((script.session.held()[1], script.session.foreign()), (60_000, 0));
+}
+
+/// S5: what a client says of names that it never asked for leaves nothing behind.
+#[test]
+fn unsubscribing_unknown_names_inserts_nothing() {
+    for wildcard in [&[][..], &["known"][..]] {
+        let mut script = Script::new(&[(Cluster, "known", "1")]);
+        // It never answers, so that nothing is ever sent and forgotten.
+        script.ask(&request(Cluster, wildcard));
+        let before = format!("{:?}", script.session);
+        for round in 0..10 {
+            let mut leave = request(Cluster, &[]);
+            leave.resource_names_unsubscribe = (0..1000).map(|n| format!("unknown-{round}-{n}")).collect();
+            assert!(script.ask(&leave).is_empty());
+        }
+        assert!(format!("{:?}", script.session) == before, "nothing is remembered");
+    }
+}
+
+/// S5: names that are asked for and given up again are forgotten.
+#[test]
+fn names_that_come_and_go_are_forgotten() {
+    let mut script = Script::new(&[(Route, "in|80", "1")]);
+    script.ask(&request(Route, &["in|80"]));
+    for round in 0..100 {
+        let names: Vec<String> = (0..100).map(|n| format!("unknown-{round}-{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        script.ask(&request(Route, &names));
+        assert!(script.session.foreign() > 0);
+        let mut leave = request(Route, &[]);
+        leave.resource_names_unsubscribe = names.iter().map(|name| (*name).to_owned()).collect();
+        script.ask(&leave);
+        assert_eq!(script.session.foreign(), 0);
+    }
+    assert!(format!("{:?}", script.session).len() < 10_000);
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 fn any_snapshot() -> impl Strategy<Value = Vec<(ResourceType, &'static str, &'static str)>> {
     let kind = prop::sample::select(ResourceType::ALL.to_vec());
-    let name = prop::sample::select(vec!["out|a", "out|b", "in|80", "inbound"]);
+    let name = prop::sample::select(vec!["out|s|a|80", "out|s|b|80", "in|80", "inbound"]);
     let version = prop::sample::select(vec!["1", "2", "3"]);
     prop::collection::vec((kind, name, version), 0..10)
 }
@@ -17,12 +17,12 @@ proptest! {
     fn converges(states in prop::collection::vec((any_snapshot(), any::<u8>()), 1..8)) {
         let mut pool = Pool::default();
         let mut served = Arc::new(Served::default());
-        let gate = Arc::new(Canaries::default()).gate("1.0.0", "shop/pod");
+        let gate = Arc::new(Canaries::default()).gate(POD);
         let mut session = Session::new(served.clone(), gate);
         let mut held: BTreeMap<(String, String), String> = BTreeMap::new();
         let mut queue = std::collections::VecDeque::new();
         for kind in ResourceType::ALL {
-            let names: &[&str] = if kind.wildcard() { &[] } else { &["out|a", "out|b", "in|80"] };
+            let names: &[&str] = if kind.wildcard() { &[] } else { &["out|s|a|80", "out|s|b|80", "in|80"] };
             queue.extend(session.on_request(&request(kind, names)).unwrap().responses);
         }
         let wanted = |kind: ResourceType, name: &str| kind.wildcard() || name != "inbound";

@@ -1,184 +1,248 @@
-//! Several streams of one replica: one tries, the others wait; what one refuses no other with its Envoy gets.
+//! Several streams of one replica: two service accounts try how a service is called, the others wait.
 
 use super::*;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// Streams that share what a replica shares.
-struct Fleet {
+pub(super) struct Fleet {
     canaries: Arc<Canaries>,
     pool: Arc<parking_lot::Mutex<Pool>>,
+    /// Milliseconds since the start.
+    time: Arc<AtomicU64>,
 }
 
-const ONE: Say<'static> = &[(Cluster, "a", "1")];
-const TWO: Say<'static> = &[(Cluster, "a", "2")];
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
+pub(super) const STORE: &str = "out|shop|store|80";
+pub(super) const ONE: Say<'static> = &[(Cluster, STORE, "1")];
+pub(super) const TWO: Say<'static> = &[(Cluster, STORE, "2")];
+pub(super) const SENT_ONE: [&str; 1] = ["Cluster +out|shop|store|80=1"];
+pub(super) const SENT_TWO: [&str; 1] = ["Cluster +out|shop|store|80=2"];
+
+/// A sidecar of a service account.
+pub(super) fn of(account: &'static str) -> Who<'static> {
+    Who { account, proxy: account, ..POD }
+}
 
 impl Fleet {
-    fn new(patience: Duration) -> Self {
-        Self { canaries: Arc::new(Canaries::new(patience)), pool: Arc::default() }
+    pub(super) fn new() -> Self {
+        let (time, start) = (Arc::new(AtomicU64::new(0)), Instant::now());
+        let now = time.clone();
+        let clock = Box::new(move || start + Duration::from_millis(now.load(Ordering::Relaxed)));
+        Self { canaries: Arc::new(Canaries::with_clock(PATIENCE, clock)), pool: Arc::default(), time }
+    }
+
+    /// Time goes by.
+    pub(super) fn pass(&self, time: Duration) {
+        self.time.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    pub(super) fn stream(&self, who: Who<'_>, resources: Say<'_>) -> Script {
+        Script::with(&self.canaries, who, &self.pool, resources)
     }
 
     /// A stream that asks for all clusters, and what it gets.
-    fn join(&self, envoy: &str, resources: Say<'_>) -> (Script, Vec<DeltaResponse>) {
-        let mut script = Script::with(&self.canaries, envoy, &self.pool, resources);
+    pub(super) fn join(&self, who: Who<'_>, resources: Say<'_>) -> (Script, Vec<DeltaResponse>) {
+        let mut script = self.stream(who, resources);
         let responses = script.ask(&request(Cluster, &[]));
         (script, responses)
     }
 
     /// Streams that hold everything.
-    fn settled<const N: usize>(&self, envoys: [&str; N], resources: Say<'_>) -> [Script; N] {
-        envoys.map(|envoy| {
-            let (mut script, responses) = self.join(envoy, resources);
+    pub(super) fn settled<const N: usize>(
+        &self,
+        accounts: [&'static str; N],
+        resources: Say<'_>,
+    ) -> [Script; N] {
+        accounts.map(|account| {
+            let (mut script, responses) = self.join(of(account), resources);
             script.settle(responses);
             script
         })
     }
 }
 
-fn got(responses: &[DeltaResponse]) -> Vec<String> {
-    shown(responses)
-}
-
 #[test]
-fn one_tries_and_the_others_get_it_when_that_one_has_taken_it() {
-    let fleet = Fleet::new(Duration::MAX);
-    let [mut a, mut b, mut c] = fleet.settled(["1.0.0"; 3], ONE);
-    let tried = a.serve(TWO);
-    assert_eq!(got(&tried), ["Cluster +a=2"]);
-    assert!(b.serve(TWO).is_empty() && c.serve(TWO).is_empty());
-    assert!(b.session.gated() && !b.session.idle());
-    assert!(b.session.on_answer().is_empty(), "asking again changes nothing");
-    a.ack(&tried[0]);
-    for other in [&mut b, &mut c] {
+fn two_accounts_try_and_the_others_get_it_when_those_have_taken_it() {
+    let fleet = Fleet::new();
+    let [mut a, mut b, mut c, mut d] = fleet.settled(["a", "b", "c", "d"], ONE);
+    let tried = [a.serve(TWO), b.serve(TWO)];
+    assert!(tried.iter().all(|sent| shown(sent) == SENT_TWO));
+    assert!(c.serve(TWO).is_empty() && d.serve(TWO).is_empty());
+    assert!(c.session.gated() && !c.session.idle());
+    assert!(c.session.on_answer().is_empty(), "asking again changes nothing");
+    a.ack(&tried[0][0]);
+    assert!(c.session.on_answer().is_empty(), "one alone could lie");
+    b.ack(&tried[1][0]);
+    for other in [&mut c, &mut d] {
         let sent = other.session.on_answer();
-        assert_eq!(got(&sent), ["Cluster +a=2"]);
+        assert_eq!(shown(&sent), SENT_TWO);
         other.ack(&sent[0]);
         assert!(!other.session.gated());
     }
 }
 
+/// A fleet of one service account has nobody else to ask.
 #[test]
-fn each_envoy_version_has_a_canary_of_its_own_and_endpoints_need_none() {
-    let fleet = Fleet::new(Duration::MAX);
-    let [mut old, mut new] = fleet.settled(["1.0.0", "2.0.0"], ONE);
-    assert_eq!((got(&old.serve(TWO)).len(), got(&new.serve(TWO)).len()), (1, 1));
-    let [mut a, mut b] =
-        [(); 2].map(|()| Script::with(&fleet.canaries, "1.0.0", &fleet.pool, &[(Endpoint, "e", "1")]));
-    let ask = request(Endpoint, &["e"]);
-    assert_eq!((a.ask(&ask).len(), b.ask(&ask).len()), (1, 1));
+fn within_one_account_one_tries_and_the_others_get_what_it_took() {
+    let fleet = Fleet::new();
+    let [mut one, mut two, mut three] = fleet.settled(["a"; 3], ONE);
+    let tried = one.serve(TWO);
+    assert_eq!(shown(&tried), SENT_TWO);
+    assert!(two.serve(TWO).is_empty() && three.serve(TWO).is_empty());
+    one.ack(&tried[0]);
+    assert_eq!(shown(&two.session.on_answer()), SENT_TWO);
+    assert_eq!(shown(&three.session.on_answer()), SENT_TWO);
 }
 
 #[test]
-fn what_one_refuses_no_other_gets_and_new_ones_get_the_last_good() {
-    let fleet = Fleet::new(Duration::MAX);
-    let [mut a, mut b, mut other] = fleet.settled(["1.0.0", "1.0.0", "2.0.0"], ONE);
-    let tried = a.serve(TWO);
-    assert!(b.serve(TWO).is_empty());
-    a.nack(&tried[0]);
-    assert!(b.session.on_answer().is_empty());
-    assert!(b.session.idle() && !b.session.gated());
-    let told = b.session.rejections();
-    assert!(told[0].error.starts_with("Envoy says no (refused by shop/pod"), "{told:?}");
-    // A proxy that was not there before, of an audience that nobody listened for; and one with another Envoy.
-    assert_eq!(got(&fleet.join("1.0.0", TWO).1), ["Cluster +a=1"]);
-    let sent = other.serve(TWO);
-    assert_eq!(other.settle(sent), ["Cluster +a=2"]);
+fn within_one_account_what_one_refuses_no_other_gets_and_new_ones_get_what_it_keeps() {
+    let fleet = Fleet::new();
+    let [mut one, mut two] = fleet.settled(["a"; 2], ONE);
+    let tried = one.serve(TWO);
+    assert!(two.serve(TWO).is_empty());
+    one.nack(&tried[0]);
+    assert!(two.session.on_answer().is_empty());
+    assert!(two.session.idle() && !two.session.gated() && !two.session.in_sync());
+    let told = two.session.rejections();
+    assert_eq!((told.withheld, told.older_rules), (1, 0));
+    assert!(told.first[0].error.starts_with("Envoy says no (refused by a"), "{told:?}");
+    let (mut new, sent) = fleet.join(of("a"), TWO);
+    assert_eq!(new.settle(sent), SENT_ONE);
     // Something else changes, and then the content itself.
-    let more: Say<'_> = &[(Cluster, "a", "2"), (Cluster, "b", "1")];
-    let sent = b.serve(more);
-    assert_eq!(b.settle(sent), ["Cluster +b=1"]);
-    let sent = b.serve(&[(Cluster, "a", "3"), (Cluster, "b", "1")]);
-    assert_eq!(b.settle(sent), ["Cluster +a=3"]);
-    assert!(b.session.rejections().is_empty());
+    let sent = two.serve(&[(Cluster, STORE, "2"), (Cluster, "egress|80", "1")]);
+    assert_eq!(two.settle(sent), ["Cluster +egress|80=1"]);
+    let sent = two.serve(&[(Cluster, STORE, "3"), (Cluster, "egress|80", "1")]);
+    assert_eq!(two.settle(sent), ["Cluster +out|shop|store|80=3"]);
+    assert_eq!(two.session.rejections(), Rejections::default());
+}
+
+#[test]
+fn endpoints_and_what_policy_is_enforced_by_are_never_tried() {
+    let fleet = Fleet::new();
+    let all: Say<'_> = &[
+        (Cluster, "egress|example.com|443", "1"),
+        (Endpoint, STORE, "1"),
+        (Listener, "inbound", "1"),
+        (Listener, "outbound", "1"),
+        (Listener, "egress|443", "1"),
+        (Route, "in|80", "1"),
+        (Route, "egress|443", "1"),
+    ];
+    for _ in 0..3 {
+        let mut script = fleet.stream(of("a"), all);
+        let mut got = Vec::new();
+        for (kind, names) in [
+            (Cluster, &[][..]),
+            (Endpoint, &[STORE][..]),
+            (Listener, &[][..]),
+            (Route, &["in|80", "egress|443"][..]),
+        ] {
+            got.extend(script.ask(&request(kind, names)));
+        }
+        assert_eq!(got.iter().map(|one| one.resources.len()).sum::<usize>(), all.len());
+        assert!(!script.session.gated());
+    }
 }
 
 #[test]
 fn the_bad_one_of_several_is_found_by_the_canary_alone() {
-    let fleet = Fleet::new(Duration::MAX);
-    let [mut a, mut b] = fleet.settled(["1.0.0"; 2], ONE);
-    let next: Say<'_> = &[(Cluster, "a", "1"), (Cluster, "bad", "1"), (Cluster, "good", "1")];
-    let tried = a.serve(next);
-    assert!(b.serve(next).is_empty());
-    let apart = a.nack(&tried[0]);
-    assert_eq!(got(&apart), ["Cluster +bad=1", "Cluster +good=1"]);
-    assert!(b.session.on_answer().is_empty(), "still on trial");
-    a.nack(&apart[0]);
-    a.ack(&apart[1]);
-    assert_eq!(got(&b.session.on_answer()), ["Cluster +good=1"]);
+    let fleet = Fleet::new();
+    let [mut one, mut two] = fleet.settled(["a"; 2], ONE);
+    let next: Say<'_> =
+        &[(Cluster, STORE, "1"), (Cluster, "out|shop|bad|80", "1"), (Cluster, "out|shop|good|80", "1")];
+    let tried = one.serve(next);
+    assert!(two.serve(next).is_empty());
+    let apart = one.nack(&tried[0]);
+    assert_eq!(shown(&apart), ["Cluster +out|shop|bad|80=1", "Cluster +out|shop|good|80=1"]);
+    assert!(two.session.on_answer().is_empty(), "still on trial");
+    one.nack(&apart[0]);
+    one.ack(&apart[1]);
+    assert_eq!(shown(&two.session.on_answer()), ["Cluster +out|shop|good|80=1"]);
 }
 
 #[test]
 fn a_canary_that_dies_or_says_nothing_is_replaced() {
-    let fleet = Fleet::new(Duration::MAX);
-    let [mut a, mut b, mut c] = fleet.settled(["1.0.0"; 3], ONE);
-    a.serve(TWO);
-    assert!(b.serve(TWO).is_empty() && c.serve(TWO).is_empty());
-    drop(a);
-    assert_eq!(got(&b.session.on_answer()), ["Cluster +a=2"], "the first that asks takes over");
-    assert!(c.session.on_answer().is_empty());
-
-    let hasty = Fleet::new(Duration::ZERO);
-    let [mut a, mut b] = hasty.settled(["1.0.0"; 2], ONE);
-    assert_eq!((got(&a.serve(TWO)).len(), got(&b.serve(TWO)).len()), (1, 1));
+    let fleet = Fleet::new();
+    let [mut one, mut two, mut three] = fleet.settled(["a"; 3], ONE);
+    one.serve(TWO);
+    assert!(two.serve(TWO).is_empty() && three.serve(TWO).is_empty());
+    drop(one);
+    assert_eq!(shown(&two.session.on_answer()), SENT_TWO, "the first that asks takes over");
+    assert!(three.session.on_answer().is_empty());
+    fleet.pass(PATIENCE);
+    assert_eq!(shown(&three.session.on_answer()), SENT_TWO, "it was waited for long enough");
 }
 
+/// X4: the lists of who is to be woken do not grow with what a stream waits for.
 #[test]
-fn a_proxy_that_comes_back_with_it_has_taken_it() {
-    let fleet = Fleet::new(Duration::MAX);
-    let mut back = Script::with(&fleet.canaries, "1.0.0", &fleet.pool, ONE);
-    back.ask(&holding(Cluster, &["*"], &[("a", "1")]));
-    let [one, two] = [(); 2].map(|()| fleet.join("1.0.0", ONE).1);
-    assert_eq!((got(&one), got(&two)), (vec!["Cluster +a=1".to_owned()], vec!["Cluster +a=1".to_owned()]));
+fn a_waiting_stream_is_on_few_lists_and_hears_of_all() {
+    let fleet = Fleet::new();
+    let names: Vec<String> = (0..100).map(|number| format!("out|shop|s{number:03}|80")).collect();
+    let all: Vec<_> = names.iter().map(|name| (Cluster, name.as_str(), "1")).collect();
+    let (mut one, tried) = fleet.join(of("a"), &all);
+    let (mut two, waits) = fleet.join(of("a"), &all);
+    assert!(waits.is_empty());
+    let lists = two.served.of(Cluster).values().map(|entry| entry.content.trial.waiting()).sum::<usize>();
+    assert!((1..=8).contains(&lists), "{lists}");
+    one.ack(&tried[0]);
+    let sent = two.session.on_answer();
+    assert_eq!(sent.iter().map(|one| one.resources.len()).sum::<usize>(), 100);
+    let lists = two.served.of(Cluster).values().map(|entry| entry.content.trial.waiting()).sum::<usize>();
+    assert_eq!(lists, 0);
 }
 
 #[test]
 fn the_first_listeners_come_together_even_when_one_is_on_trial() {
-    let fleet = Fleet::new(Duration::MAX);
-    let shared = [(Listener, "outbound", "1")];
-    let both = [(Listener, "inbound", "1"), (Listener, "outbound", "1")];
-    let mut a = Script::with(&fleet.canaries, "1.0.0", &fleet.pool, &shared);
-    let mut b = Script::with(&fleet.canaries, "1.0.0", &fleet.pool, &both);
+    let fleet = Fleet::new();
+    let shared = [(Listener, STORE, "1")];
+    let both = [(Listener, "inbound", "1"), (Listener, STORE, "1")];
+    let mut a = fleet.stream(of("a"), &shared);
+    let mut b = fleet.stream(of("a"), &both);
     let tried = a.ask(&request(Listener, &[]));
     assert!(b.ask(&request(Listener, &[])).is_empty());
     a.ack(&tried[0]);
-    assert_eq!(got(&b.session.on_answer()), ["Listener +inbound=1 +outbound=1"]);
+    assert_eq!(shown(&b.session.on_answer()), ["Listener +inbound=1 +out|shop|store|80=1"]);
 }
 
 #[test]
 fn clusters_of_the_last_good_route_stay_for_the_others_too() {
-    let fleet = Fleet::new(Duration::MAX);
-    let before: Say<'_> = &[(Cluster, "old", "1"), (Route, "r", "1")];
+    let fleet = Fleet::new();
+    let before: Say<'_> = &[(Cluster, "out|shop|old|80", "1"), (Route, STORE, "1 out|shop|old|80")];
     let mut both = [(); 2].map(|()| {
-        let mut script = Script::with(&fleet.canaries, "1.0.0", &fleet.pool, before);
+        let mut script = fleet.stream(of("a"), before);
         let mut responses = script.ask(&request(Cluster, &[]));
-        responses.extend(script.ask(&request(Route, &["r"])));
+        responses.extend(script.ask(&request(Route, &[STORE])));
         script.settle(responses);
         script
     });
-    let after: Say<'_> = &[(Cluster, "new", "1"), (Route, "r", "2")];
+    let after: Say<'_> = &[(Cluster, "out|shop|new|80", "1"), (Route, STORE, "2 out|shop|new|80")];
     let [a, b] = &mut both;
     let tried = a.serve(after);
     assert!(b.serve(after).is_empty());
-    a.ack(&tried[0]);
-    a.nack(&tried[1]);
+    let tried = a.ack(&tried[0]);
+    a.nack(&tried[0]);
     let sent = b.session.on_answer();
-    assert_eq!(b.settle(sent), ["Cluster +new=1"], "and the old one is not taken away");
+    assert_eq!(b.settle(sent), ["Cluster +out|shop|new|80=1"], "and the old one is not taken away");
 }
 
 #[test]
 fn clusters_of_the_last_good_route_stay_after_a_reconnect() {
-    let fleet = Fleet::new(Duration::MAX);
-    let mut away =
-        Script::with(&fleet.canaries, "1.0.0", &fleet.pool, &[(Cluster, "old", "1"), (Route, "r", "1")]);
+    let fleet = Fleet::new();
+    let before: Say<'_> = &[(Cluster, "out|shop|old|80", "1"), (Route, STORE, "1 out|shop|old|80")];
+    let mut away = fleet.stream(of("a"), before);
     let mut responses = away.ask(&request(Cluster, &[]));
-    responses.extend(away.ask(&request(Route, &["r"])));
+    responses.extend(away.ask(&request(Route, &[STORE])));
     away.settle(responses);
-    let after: Say<'_> = &[(Cluster, "new", "1"), (Route, "r", "2")];
+    let after: Say<'_> = &[(Cluster, "out|shop|new|80", "1"), (Route, STORE, "2 out|shop|new|80")];
     let tried = away.serve(after);
-    away.ack(&tried[0]);
-    away.nack(&tried[1]);
+    let tried = away.ack(&tried[0]);
+    away.nack(&tried[0]);
     drop(away);
-    let mut back = Script::with(&fleet.canaries, "1.0.0", &fleet.pool, after);
-    assert!(back.ask(&holding(Cluster, &["*"], &[("old", "1"), ("new", "1")])).is_empty());
-    assert!(back.ask(&holding(Route, &["r"], &[("r", "1")])).is_empty());
-    let sent = back.serve(&[(Cluster, "new", "1"), (Route, "r", "3")]);
-    assert_eq!(back.settle(sent), ["Route +r=3", "Cluster -old"]);
+    let mut back = fleet.stream(of("a"), after);
+    let clusters = [("out|shop|old|80", "1"), ("out|shop|new|80", "1")];
+    assert!(back.ask(&holding(Cluster, &["*"], &clusters)).is_empty());
+    assert!(back.ask(&holding(Route, &[STORE], &[(STORE, "1 out|shop|old|80")])).is_empty());
+    let sent = back.serve(&[(Cluster, "out|shop|new|80", "1"), (Route, STORE, "3 out|shop|new|80")]);
+    assert_eq!(back.settle(sent), ["Route +out|shop|store|80=3 out|shop|new|80", "Cluster -out|shop|old|80"]);
 }
