@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crds::MeshConfig;
-use crds::mesh_config::{CaProvider, MeshConfigStatus};
+use crds::mesh_config::{self, Authorization, CaProvider, MeshConfigStatus, Mtls};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -43,6 +43,9 @@ pub struct Arguments {
     /// Who makes the root of trust: built-in, or secret (you put it into the Secret meshwright-root-ca)
     #[arg(long, value_enum)]
     ca_provider: Option<Provider>,
+    /// What no MeshPolicy of a new mesh may be below (spec.traffic.floor)
+    #[arg(long, value_enum, default_value_t = Floor::Strict)]
+    floor: Floor,
     /// Namespace to watch; may be given several times
     #[arg(long = "watch", value_name = "NAMESPACE")]
     watch: Vec<String>,
@@ -85,6 +88,26 @@ impl Provider {
     }
 }
 
+/// What no MeshPolicy may be below.
+#[derive(clap::ValueEnum, Debug, Clone, Copy)]
+enum Floor {
+    /// mtls Strict and authorization Enforce
+    Strict,
+    /// MeshPolicies may say anything
+    None,
+}
+
+impl Floor {
+    fn modes(self) -> Option<mesh_config::Floor> {
+        let strict =
+            mesh_config::Floor { mtls: Some(Mtls::Strict), authorization: Some(Authorization::Enforce) };
+        match self {
+            Self::Strict => Some(strict),
+            Self::None => None,
+        }
+    }
+}
+
 /// Runs the verb.
 pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     let catalogue = upgrades::Catalogue::embedded();
@@ -100,6 +123,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         image_prefix: arguments.image_prefix.clone(),
         ca_provider: arguments.ca_provider.map(Provider::name),
         watch: arguments.watch.clone(),
+        floor: arguments.floor.modes(),
     };
     let system = manifests::system(&options)?;
     if arguments.dry_run {
@@ -188,8 +212,12 @@ async fn apply_mesh(
             next,
         ));
     }
-    if !version && let Some(spec) = wanted["spec"].as_object_mut() {
-        spec.remove("version");
+    if let Some(spec) = wanted["spec"].as_object_mut() {
+        // A mesh that runs keeps the floor that it has, or has none.
+        spec.remove("traffic");
+        if !version {
+            spec.remove("version");
+        }
     }
     if !options.watch.is_empty() {
         let mut names = known.spec.watched_namespaces.names.clone();

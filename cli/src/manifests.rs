@@ -5,6 +5,7 @@
 
 use anyhow::Context;
 use crds::labels;
+use crds::mesh_config::Floor;
 use serde_json::{Value, json};
 
 /// The files of `config/`, in the order in which they are applied.
@@ -29,6 +30,8 @@ pub struct Options {
     pub ca_provider: Option<&'static str>,
     /// Namespaces to watch, by name.
     pub watch: Vec<String>,
+    /// What no MeshPolicy of a new mesh may be below.
+    pub floor: Option<Floor>,
 }
 
 /// Every object before the MeshConfig, in the order in which it is applied: the namespace and the kinds first.
@@ -62,6 +65,9 @@ pub fn is_complete() -> bool {
 /// The MeshConfig: only what was asked for, so that everything else follows the defaults of the kind.
 pub fn mesh_config(options: &Options) -> Value {
     let mut spec = json!({"version": options.version, "namespace": options.namespace});
+    if let Some(floor) = options.floor {
+        spec["traffic"] = json!({"floor": floor});
+    }
     if let Some(provider) = options.ca_provider {
         spec["certificateAuthority"] = json!({"provider": provider});
     }
@@ -144,6 +150,8 @@ fn fit_container(container: &mut Value, options: &Options) {
 
 #[cfg(test)]
 mod tests {
+    use crds::mesh_config::{Authorization, Mtls};
+
     use super::*;
 
     fn options() -> Options {
@@ -155,6 +163,7 @@ mod tests {
             image_prefix: "registry.example/mw-".to_owned(),
             ca_provider: None,
             watch: vec!["bookstore".to_owned()],
+            floor: None,
         }
     }
 
@@ -194,6 +203,11 @@ mod tests {
         assert_eq!(mesh_config(&options()), expected);
         let typed: crds::MeshConfig = serde_json::from_value(mesh_config(&options())).unwrap();
         assert_eq!(typed.spec.control_plane.replicas, 2);
+        assert_eq!(typed.spec.traffic.floor, None);
+        let floor = Floor { mtls: Some(Mtls::Strict), authorization: Some(Authorization::Enforce) };
+        let strict = mesh_config(&Options { floor: Some(floor), ..options() });
+        let written = json!({"floor": {"mtls": "Strict", "authorization": "Enforce"}});
+        assert_eq!(strict["spec"]["traffic"], written);
     }
 
     #[test]

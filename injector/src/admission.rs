@@ -1,5 +1,6 @@
 //! Admission reviews (`admission.k8s.io/v1`): from bytes of a stranger to a response. No IO.
 
+use crds::mesh_config::Floor;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Resource;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation};
@@ -100,9 +101,9 @@ pub fn mutate(
 
 const OPT_OUT: &str = "label meshwright.io/inject: \"false\"";
 
-/// Answers a review of a policy or of a kind of ours.
+/// Answers a review of a policy or of a kind of ours. What the mesh will not do as it is written is a warning.
 #[must_use]
-pub fn judge(request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
+pub fn judge(request: &AdmissionRequest<DynamicObject>, floor: Floor) -> AdmissionResponse {
     let response = AdmissionResponse::from(request);
     if !matches!(request.operation, Operation::Create | Operation::Update) {
         return response;
@@ -115,6 +116,9 @@ pub fn judge(request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
     let refusals =
         validate::judge(&request.kind.group, &request.kind.kind, &object, request.old_object.as_ref());
     if refusals.is_empty() {
+        let said = validate::warn(&request.kind.group, &request.kind.kind, &object, floor);
+        let mut response = response;
+        response.warnings = Some(said).filter(|said| !said.is_empty());
         return response;
     }
     let lines: Vec<_> = refusals.iter().map(ToString::to_string).collect();

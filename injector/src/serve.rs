@@ -59,7 +59,7 @@ async fn validate(State(webhooks): State<Webhooks>, body: Bytes) -> Response {
         Ok(request) => request,
         Err(error) => return refuse(&error),
     };
-    let response = admission::judge(&request);
+    let response = admission::judge(&request, webhooks.facts.settings().floor);
     webhooks.metrics.judged(response.allowed);
     if !response.allowed {
         let (kind, namespace) = (&request.kind.kind, request.namespace.as_deref().unwrap_or_default());

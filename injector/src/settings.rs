@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crds::MeshConfigSpec;
-use crds::mesh_config::{Exclusions, LogLevel, UpgradeStrategy};
+use crds::mesh_config::{Exclusions, Floor, LogLevel, UpgradeStrategy};
 use crds::{duration, labels};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, ResourceRequirements};
@@ -45,6 +45,8 @@ pub struct Settings {
     pub drain_time: Duration,
     /// Traffic that is not redirected.
     pub redirection: Redirection,
+    /// What no MeshPolicy may be below.
+    pub floor: Floor,
 }
 
 /// Bytes that nobody knows. Its `Debug` shows nothing.
@@ -116,6 +118,7 @@ impl Settings {
             strategy: UpgradeStrategy::default(),
             drain_time: Duration::from_secs(labels::SWAP_DRAIN_SECONDS.into()),
             redirection: Redirection::default(),
+            floor: Floor::default(),
         }
     }
 
@@ -132,6 +135,7 @@ impl Settings {
             strategy: spec.upgrade.strategy,
             drain_time: drain_time(&spec.upgrade.drain_time)?,
             redirection: Redirection::parse(&spec.traffic.exclusions)?,
+            floor: spec.traffic.floor.unwrap_or_default(),
             ..self.clone()
         })
     }

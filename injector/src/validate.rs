@@ -8,6 +8,7 @@ mod ours;
 
 use std::fmt;
 
+use crds::mesh_config::Floor;
 use kube::core::DynamicObject;
 use mesh::Object;
 use mesh::ingest::ingest;
@@ -73,6 +74,18 @@ pub fn judge(group: &str, kind: &str, object: &DynamicObject, old: Option<&Dynam
         _ => Ok(Vec::new()),
     };
     judged.unwrap_or_else(|refusal| vec![refusal])
+}
+
+/// What will not count as it is written. It is stored all the same: a floor may be raised and lowered at any time, and a
+/// policy that comes from Git must not keep the rest of its commit back.
+#[must_use]
+pub fn warn(group: &str, kind: &str, object: &DynamicObject, floor: Floor) -> Vec<String> {
+    match (group, kind) {
+        ("meshwright.io", "MeshPolicy") => typed::<crds::MeshPolicy>(object)
+            .map(|policy| ours::below(&policy.spec, floor))
+            .unwrap_or_default(),
+        _ => Vec::new(),
+    }
 }
 
 /// Reads an object as one of our types. The whole object goes through JSON once; admission of policies is rare.

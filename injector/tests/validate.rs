@@ -1,5 +1,6 @@
 //! What can never be right, and what must not be refused.
 
+use crds::mesh_config::{Authorization, Floor, Mtls};
 use injector::validate::judge;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
@@ -96,6 +97,46 @@ fn what_runs_on_a_trust_domain_keeps_it() {
     assert_eq!(changed(&before, &mesh("a.example", "elsewhere", 3)), ["spec.namespace"]);
     let idle = mesh("a.example", "meshwright-system", 0);
     assert_eq!(changed(&idle, &mesh("b.example", "meshwright-system", 0)), Vec::<String>::new());
+}
+
+#[test]
+fn a_mesh_is_not_below_its_own_floor() {
+    let judged = |traffic: Value| config(&json!({"traffic": traffic}));
+    assert_eq!(judged(json!({"mtls": "Permissive", "authorization": "AllowAll"})), Vec::<String>::new());
+    assert_eq!(
+        judged(json!({"floor": {"mtls": "Strict", "authorization": "Enforce"}})),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        judged(
+            json!({"mtls": "Permissive", "authorization": "Audit", "floor": {"mtls": "Strict", "authorization": "Enforce"}})
+        ),
+        [
+            "spec.traffic.mtls: Permissive is below spec.traffic.floor, Strict; say Strict here, or lower the floor",
+            "spec.traffic.authorization: Audit is below spec.traffic.floor, Enforce; say Enforce here, or lower the floor",
+        ]
+    );
+}
+
+#[test]
+fn a_policy_below_the_floor_is_stored_and_its_author_is_told() {
+    let floor = Floor { mtls: Some(Mtls::Strict), authorization: Some(Authorization::Audit) };
+    let said = |spec: Value, floor: Floor| {
+        let metadata = json!({"name": "open", "namespace": "shop"});
+        assert_eq!(refusals("meshwright.io", "MeshPolicy", &metadata, &spec), Vec::<String>::new());
+        let value = json!({"apiVersion": "x/v1", "kind": "MeshPolicy", "metadata": metadata, "spec": spec});
+        injector::validate::warn("meshwright.io", "MeshPolicy", &object(&value), floor)
+    };
+    let open = json!({"mtls": "Permissive", "authorization": "AllowAll"});
+    assert_eq!(
+        said(open.clone(), floor),
+        [
+            "spec.mtls: Permissive is below the floor of the mesh, so that Strict counts",
+            "spec.authorization: AllowAll is below the floor of the mesh, so that Audit counts",
+        ]
+    );
+    assert_eq!(said(open, Floor::default()), Vec::<String>::new());
+    assert_eq!(said(json!({"mtls": "Strict", "authorization": "Audit"}), floor), Vec::<String>::new());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crds::mesh_config::{Authorization, Mtls};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::ingest::Protocol;
 
@@ -25,9 +25,9 @@ pub struct Audience {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub services: BTreeMap<String, BTreeSet<u16>>,
     /// Whether they accept plaintext callers.
-    pub mtls: Mode<Mtls>,
+    pub mtls: Mtls,
     /// Whether TrafficTargets are enforced at them.
-    pub authorization: Mode<Authorization>,
+    pub authorization: Authorization,
 }
 
 /// Families of IP addresses.
@@ -61,38 +61,6 @@ impl Families {
         }
     }
 }
-
-/// A setting of a MeshConfig, made comparable (the kinds are only `Eq`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mode<T>(pub T);
-
-impl<T: Serialize> Serialize for Mode<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
-    }
-}
-
-macro_rules! ordered {
-    ($type:ty) => {
-        impl PartialOrd for Mode<$type> {
-            fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-                Some(self.cmp(other))
-            }
-        }
-        impl Ord for Mode<$type> {
-            fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-                (self.0 as u8).cmp(&(other.0 as u8))
-            }
-        }
-        impl std::hash::Hash for Mode<$type> {
-            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-                (self.0 as u8).hash(state);
-            }
-        }
-    };
-}
-ordered!(Mtls);
-ordered!(Authorization);
 
 /// Why a pod gets no configuration.
 #[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]

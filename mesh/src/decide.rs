@@ -146,7 +146,7 @@ fn at_pod(
         .filter(|(_, grant)| caller.is_some_and(|caller| grant.sources.contains(caller)))
         .collect();
     let (granting, near): (Vec<_>, Vec<_>) =
-        of_caller.into_iter().partition(|(_, grant)| !shut && grants_request(grant, request));
+        of_caller.into_iter().partition(|(_, grant)| !shut && opens(&grant.requests, request));
     let names = |list: Vec<(&PolicyName, &Grant)>| {
         list.into_iter()
             .map(|(name, _)| ObjectRef::new(Kind::TrafficTarget, &name.namespace, &name.name))
@@ -159,17 +159,31 @@ fn at_pod(
     }
 }
 
-fn grants_request(grant: &Grant, request: &Request) -> bool {
-    match &grant.requests {
+/// Whether what is opened holds a request.
+fn opens(requests: &Requests, request: &Request) -> bool {
+    match requests {
         Requests::Any => true,
-        Requests::Matching(matches) => matches.iter().any(|one| fits(one, request)),
+        Requests::Matching(matches) => {
+            matches.iter().any(|one| fits(one, request) && !(one.tells_paths() && ambiguous(request)))
+        }
     }
+}
+
+/// Whether it is anybody's guess which path a request is for.
+fn ambiguous(request: &Request) -> bool {
+    let Request::Http { path, .. } = request else { return false };
+    let pattern = Pattern::new(&format!(".*{}.*", HttpMatch::AMBIGUOUS));
+    pattern.is_ok_and(|pattern| pattern.is_match(without_query(path)))
+}
+
+fn without_query(path: &str) -> &str {
+    path.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// Whether a request fits a match. An expression that cannot be read fits nothing; ingest lets none through.
 fn fits(one: &HttpMatch, request: &Request) -> bool {
     let Request::Http { method, path, headers } = request else { return false };
-    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let path = without_query(path);
     let matches =
         |pattern: &str, text: &str| Pattern::new(pattern).is_ok_and(|pattern| pattern.is_match(text));
     let header = |name: &str| {

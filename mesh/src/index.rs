@@ -5,9 +5,11 @@
 //!                  └──▶ policies.rs  policy objects, the seal of each Git source, what is in force
 //!            listing.rs: who is behind a service without a selector   serving.rs: which endpoints take calls
 //!            mode.rs: MeshPolicies   osm.rs: OSM's kinds   claims.rs: whose an address is
-//!                   problems.rs, osm_problems.rs, seal_problems.rs: everything wrong, on demand
+//!            weights.rs: services that are too much together
+//!                   problems.rs, osm_problems.rs, seal_problems.rs, budget_problems.rs: everything wrong, on demand
 //! ```
 
+mod budget_problems;
 mod claims;
 mod listing;
 mod mode;
@@ -18,20 +20,22 @@ mod problems;
 mod seal_problems;
 mod serving;
 mod space;
+mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::audience::{Audience, Families, Mode, NotOurs, PodFacts};
-use crate::ingest::{Part, PodPart, Protocol, Word, ingest};
+use crate::audience::{Audience, Families, NotOurs, PodFacts};
+use crate::ingest::{Part, PodPart, Protocol, ServicePart, SlicePart, Word, ingest};
 use crate::object::{Kind, Object, ObjectRef};
 use crate::problem::Problem;
 use crate::settings::Settings;
 use claims::Claims;
 pub(crate) use policies::Policies;
 pub(crate) use space::Space;
+use weights::Weights;
 
 /// Ports of Envoy itself: leading a call there would lead it in circles.
 const OWN_PORTS: [u16; 3] =
@@ -49,6 +53,7 @@ pub struct Mesh {
     policies: Policies,
     refused: BTreeMap<ObjectRef, Problem>,
     claims: Claims,
+    weights: BTreeMap<String, Weights>,
 }
 
 /// What a call changed.
@@ -110,6 +115,7 @@ impl Mesh {
             policies: Policies::default(),
             refused: BTreeMap::new(),
             claims: Claims::default(),
+            weights: BTreeMap::new(),
         }
     }
 
@@ -169,21 +175,48 @@ impl Mesh {
                 let changed = std::mem::replace(&mut space.mesh, part.mesh.clone()) != part.mesh;
                 changed.then(|| What::Namespace(name.clone())).into_iter().collect()
             }
-            Part::Pod(part) => {
-                self.spaces.entry(namespace.clone()).or_default().set_pod(namespace, name, Some(part))
-            }
+            Part::Pod(part) => self.put_pod(namespace, name, Some(part)),
             Part::Service(part) => {
-                let mut what = self.claims.set(namespace, name, Some(&part));
-                let space = self.spaces.entry(namespace.clone()).or_default();
-                what.extend(space.set_service(namespace, name, Some(part)));
+                let mut what = self.claims.set(namespace, name, Some(&part)).touched(&self.spaces);
+                what.extend(self.put_service(namespace, name, Some(part)));
                 what
             }
-            Part::EndpointSlice(part) => {
-                self.spaces.entry(namespace.clone()).or_default().set_slice(namespace, name, Some(part))
-            }
+            Part::EndpointSlice(part) => self.put_slice(namespace, name, Some(part)),
             Part::Policy(part) => self.policies.set(reference, part, object, &self.settings),
             Part::PolicySource(part) => self.policies.set_source(&reference, Some(&part), &self.settings),
         }
+    }
+
+    fn put_pod(&mut self, namespace: &str, name: &str, part: Option<PodPart>) -> BTreeSet<What> {
+        let old = self.spaces.get(namespace).and_then(|space| space.pods.get(name));
+        if old.is_none() && part.is_none() {
+            return BTreeSet::new();
+        }
+        let rivals = self.claims.set_pod(namespace, name, [old, part.as_ref()]);
+        let mut what = rivals.touched(&self.spaces);
+        what.extend(self.spaces.entry(namespace.to_owned()).or_default().set_pod(namespace, name, part));
+        what
+    }
+
+    /// A service and those that are left out, or taken back, because of its size.
+    fn put_service(&mut self, namespace: &str, name: &str, part: Option<ServicePart>) -> BTreeSet<What> {
+        let space = self.spaces.entry(namespace.to_owned()).or_default();
+        let weights = self.weights.entry(namespace.to_owned()).or_default();
+        let moves = weights.set_service(space, name, part);
+        let problems = (moves.len() > 1).then_some(What::Problems);
+        let what = moves.into_iter().flat_map(|(name, part)| space.set_service(namespace, &name, part));
+        what.chain(problems).collect()
+    }
+
+    fn put_slice(&mut self, namespace: &str, name: &str, part: Option<SlicePart>) -> BTreeSet<What> {
+        let space = self.spaces.entry(namespace.to_owned()).or_default();
+        let weights = self.weights.entry(namespace.to_owned()).or_default();
+        let moves = weights.set_slice(space, name, part.as_ref());
+        let problems = (!moves.is_empty()).then_some(What::Problems);
+        let mut what: BTreeSet<What> = problems.into_iter().collect();
+        what.extend(space.set_slice(namespace, name, part));
+        what.extend(moves.into_iter().flat_map(|(name, part)| space.set_service(namespace, &name, part)));
+        what
     }
 
     /// Forgets an object.
@@ -200,16 +233,12 @@ impl Mesh {
                 let known = space.is_some_and(|space| !std::mem::take(&mut space.mesh).is_empty());
                 what.extend(known.then(|| What::Namespace(name.clone())));
             }
-            Kind::Pod => {
-                what.extend(space.map(|space| space.set_pod(namespace, name, None)).unwrap_or_default());
-            }
+            Kind::Pod => what.extend(self.put_pod(namespace, name, None)),
             Kind::Service => {
-                what.extend(self.claims.set(namespace, name, None));
-                what.extend(space.map(|space| space.set_service(namespace, name, None)).unwrap_or_default());
+                what.extend(self.claims.set(namespace, name, None).touched(&self.spaces));
+                what.extend(self.put_service(namespace, name, None));
             }
-            Kind::EndpointSlice => {
-                what.extend(space.map(|space| space.set_slice(namespace, name, None)).unwrap_or_default());
-            }
+            Kind::EndpointSlice => what.extend(self.put_slice(namespace, name, None)),
             Kind::PolicySource => {
                 what.extend(self.policies.set_source(reference, None, &self.settings));
             }
@@ -227,6 +256,9 @@ impl Mesh {
         }
         if self.spaces.get(home).is_some_and(Space::is_empty) {
             self.spaces.remove(home);
+        }
+        if self.weights.get(home).is_some_and(Weights::is_empty) {
+            self.weights.remove(home);
         }
         self.follow(&mut what);
         Changed::from(what)
@@ -284,8 +316,8 @@ impl Mesh {
             families: Families::of(&part.addresses),
             ports: pod_ports(space, pod, part),
             services: self.spoken_of(namespace, space, pod, part),
-            mtls: Mode(mtls),
-            authorization: Mode(authorization),
+            mtls,
+            authorization,
         })
     }
 
@@ -353,18 +385,16 @@ impl Mesh {
     }
 }
 
-/// The ports of a pod that services lead to. Where services disagree on the protocol, one that was declared wins over
-/// none, then the first service by name; [`Mesh::problems`] says so.
+/// The ports of a pod that services lead to. Where services disagree on the protocol, [`Protocol::both`] is spoken;
+/// [`Mesh::problems`] says so.
 fn pod_ports(space: &Space, name: &str, pod: &PodPart) -> BTreeMap<u16, Protocol> {
     let mut ports: BTreeMap<u16, Protocol> = BTreeMap::new();
     for port in space.fronts(name).flat_map(|service| service.ports.values()) {
         let Some(target) = port.target.number(pod).filter(|number| !own_port(*number)) else {
             continue;
         };
-        let kept = ports.entry(target).or_insert(port.protocol);
-        if *kept == Protocol::Undeclared {
-            *kept = port.protocol;
-        }
+        let all = ports.entry(target).or_insert(port.protocol);
+        *all = all.both(port.protocol);
     }
     ports
 }

@@ -19,6 +19,7 @@
 
 pub mod audience;
 mod authors;
+mod budget;
 pub mod decide;
 pub mod incremental;
 pub mod index;

@@ -45,6 +45,8 @@ pub enum Reason {
     SealBlocked,
     /// Nothing that does not come from a PolicySource counts in this mesh.
     NotFromSource,
+    /// A MeshPolicy that is weaker than the floor of its mesh.
+    BelowFloor,
     /// Too large to be worth anything but trouble.
     TooLarge,
 }
@@ -72,6 +74,7 @@ impl Reason {
             Self::SealIncomplete => "SealIncomplete",
             Self::SealBlocked => "SealBlocked",
             Self::NotFromSource => "NotFromSource",
+            Self::BelowFloor => "BelowFloor",
             Self::TooLarge => "TooLarge",
         }
     }

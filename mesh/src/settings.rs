@@ -1,7 +1,7 @@
 //! What a MeshConfig says that sidecars must know.
 
 use crds::MeshConfigSpec;
-use crds::mesh_config::{AccessLog, Authorization, Egress, Mtls, PolicyOrigin};
+use crds::mesh_config::{AccessLog, Authorization, Egress, Floor, Mtls, PolicyOrigin};
 use serde::Serialize;
 
 /// The settings of one mesh.
@@ -18,6 +18,8 @@ pub struct Settings {
     pub mtls: Mtls,
     /// Where no MeshPolicy says otherwise.
     pub authorization: Authorization,
+    /// What no pod may be below.
+    pub floor: Floor,
     /// Calls that leave the mesh.
     pub egress: Egress,
     /// Access log of the sidecars.
@@ -36,6 +38,7 @@ impl Settings {
             trust_domain: spec.trust_domain.clone(),
             mtls: spec.traffic.mtls,
             authorization: spec.traffic.authorization,
+            floor: spec.traffic.floor.unwrap_or_default(),
             egress: spec.traffic.egress,
             access_log: spec.sidecar.access_log,
             policy_origin: spec.traffic.policy_origin,

@@ -26,7 +26,7 @@ mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use egress::{EgressPort, EgressRoute, EgressScope, Scope, Target};
+pub use egress::{EgressHosts, EgressPort, EgressRoute, EgressScope, Scope, Target};
 pub use ingress::{Certificate, Ingress, IngressGrant};
 pub use types::{
     Access, Destination, Grant, Headless, Inbound, InboundPort, Otherwise, Outbound, PolicyName, Requests,
@@ -35,9 +35,10 @@ pub use types::{
 
 pub use upstream::Handling;
 
-pub(crate) use egress::openings;
-pub(crate) use inbound::inbound;
-pub(crate) use outbound::{Sight, accounts, destination, dialed, endpoints, routes};
+pub(crate) use egress::{large, openings};
+pub(crate) use inbound::{fitting, inbound};
+pub(crate) use ingress::{is_member, limits_size};
+pub(crate) use outbound::{Sight, accounts, destination, dialed, endpoints, fitting_splits, routes};
 pub(crate) use touch::{Reach, ServiceName, Touched, Whole};
 
 use crate::audience::{Audience, Families};

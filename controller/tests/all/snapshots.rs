@@ -212,7 +212,7 @@ async fn another_mode_is_another_audience_for_the_same_stream() {
     feed.served.changed().await.unwrap();
     until_true("it is in the new audience only", || {
         let audiences = world.snapshots.audiences();
-        audiences.len() == 1 && audiences[0].0.mtls.0 == crds::mesh_config::Mtls::Permissive
+        audiences.len() == 1 && audiences[0].0.mtls == crds::mesh_config::Mtls::Permissive
     })
     .await;
 }

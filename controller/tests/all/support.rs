@@ -192,10 +192,13 @@ pub fn slice(addresses: &[&str]) -> Object {
 /// A buyer who may call a bookstore.
 pub fn shop() -> Vec<Object> {
     use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+    let mut bookstore = pod_value("bookstore-1", "bookstore", "bookstore");
+    // An endpoint counts only at an address that the pod has.
+    bookstore["status"]["podIPs"] = (1..=8).map(|n| json!({"ip": format!("10.8.0.{n}")})).collect();
     vec![
         object::<Namespace>(json!({"metadata": {"name": "shop", "labels": {"meshwright.io/mesh": "main"}}})),
         object::<Pod>(pod_value("buyer-1", "buyer", "buyer")),
-        object::<Pod>(pod_value("bookstore-1", "bookstore", "bookstore")),
+        object::<Pod>(bookstore),
         object::<Service>(json!({
             "metadata": {"name": "bookstore", "namespace": "shop"},
             "spec": {"clusterIP": "10.9.0.1", "selector": {"app": "bookstore"},

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crds::mesh_config::{CaProvider, Wave};
+use crds::mesh_config::{Below, CaProvider, Traffic, Wave};
 use crds::{MeshConfig, MeshConfigSpec, duration};
 
 use super::{Refusal, ours};
@@ -21,6 +21,7 @@ pub fn judge(config: &MeshConfig, before: Option<&MeshConfig>) -> Vec<Refusal> {
     refusals.extend(certificates(spec));
     refusals.extend(duration_of("spec.upgrade.soak", &spec.upgrade.soak).err());
     refusals.extend(waves(&spec.upgrade.waves));
+    refusals.extend(floor(&spec.traffic));
     if !(1..=32).contains(&spec.control_plane.replicas) {
         refusals.push(Refusal::new("spec.controlPlane.replicas", "must be from 1 to 32"));
     }
@@ -40,6 +41,17 @@ pub fn judge(config: &MeshConfig, before: Option<&MeshConfig>) -> Vec<Refusal> {
     }
     refusals.extend(before.into_iter().flat_map(|before| changes(config, before)));
     refusals
+}
+
+/// A mesh whose own modes are below its floor says two things at once.
+fn floor(traffic: &Traffic) -> Vec<Refusal> {
+    let below = traffic.floor.unwrap_or_default().below(Some(traffic.mtls), Some(traffic.authorization));
+    let refusal = |Below { field, given, floor }| {
+        let message =
+            format!("{given} is below spec.traffic.floor, {floor}; say {floor} here, or lower the floor");
+        Refusal::new(format!("spec.traffic.{field}"), message)
+    };
+    below.into_iter().map(refusal).collect()
 }
 
 fn names(config: &MeshConfig) -> Vec<Refusal> {

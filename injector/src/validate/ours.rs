@@ -1,7 +1,8 @@
 //! `PolicySource` and `MeshUpgrade`.
 
+use crds::mesh_config::{Below, Floor};
 use crds::policy_source::PolicySourceSpec;
-use crds::{MeshUpgrade, duration};
+use crds::{MeshPolicySpec, MeshUpgrade, duration};
 
 use super::Refusal;
 
@@ -48,4 +49,13 @@ pub fn upgrade(upgrade: &MeshUpgrade, before: Option<&MeshUpgrade>) -> Vec<Refus
     }
     let message = "mesh, from and to cannot be changed; edit the MeshConfig's spec.version to go elsewhere";
     vec![Refusal::new("spec", message)]
+}
+
+/// What of a MeshPolicy the mesh will not follow.
+pub fn below(spec: &MeshPolicySpec, floor: Floor) -> Vec<String> {
+    let said = floor.below(spec.mtls, spec.authorization).into_iter();
+    let warning = |Below { field, given, floor }| {
+        format!("spec.{field}: {given} is below the floor of the mesh, so that {floor} counts")
+    };
+    said.map(warning).collect()
 }

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use crds::mesh_config::{Egress, Mtls};
 
 use super::types::{Because, Denial, Request, Stranger, Verdict};
-use super::{at_pod, fits};
+use super::{at_pod, opens};
 use crate::index::Mesh;
-use crate::ingest::{EgressProtocol, ServiceAccount, host_fits};
+use crate::ingest::{Carried, EgressProtocol, Protocol, ServiceAccount, host_fits};
 use crate::object::{Kind, ObjectRef};
-use crate::view::{Access, Certificate, IngressGrant, Requests, inbound, openings};
+use crate::view::{Access, Certificate, IngressGrant, inbound, is_member, openings};
 
 /// Whether a service account may call something outside the mesh.
 pub(super) fn leaving(
@@ -20,19 +20,22 @@ pub(super) fn leaving(
     port: u16,
     request: &Request,
 ) -> Verdict {
-    let openings = openings(mesh, caller).remove(&port).unwrap_or_default();
+    let mut openings = openings(mesh, caller);
+    let shut = openings.shut.contains(&port);
+    let openings = openings.open.remove(&port).unwrap_or_default();
     let host = host.map(str::to_ascii_lowercase);
     let (mut granting, mut near, mut told_apart) = (Vec::new(), Vec::new(), false);
     for opening in &openings {
         let named = host.as_deref().is_some_and(|host| opening.opens(host));
-        let in_range = opening.ranges.is_empty()
-            || address.is_some_and(|address| opening.ranges.iter().any(|range| range.contains(address)));
+        let ranges = &opening.part.ranges;
+        let in_range = ranges.is_empty()
+            || address.is_some_and(|address| ranges.iter().any(|range| range.contains(address)));
         let (host_fits, request_fits) = match (opening.protocol, request) {
-            (EgressProtocol::Http, Request::Http { .. }) => (named, granted(&opening.requests, request)),
+            (EgressProtocol::Http, Request::Http { .. }) => (named, opens(&opening.requests, request)),
             (EgressProtocol::Https, Request::Tls { server_name }) => {
                 let name = server_name.as_ref().map(|name| name.to_ascii_lowercase());
                 let named = name.is_some_and(|name| opening.opens(&name));
-                (opening.hosts.is_empty() || named, true)
+                (opening.part.hosts.is_empty() || named, true)
             }
             (EgressProtocol::Tcp, _) => (true, true),
             _ => (false, false),
@@ -48,15 +51,8 @@ pub(super) fn leaving(
     // Where everything may leave, a host that is opened for some requests is still closed for all others.
     match (granting.is_empty(), mesh.settings().egress) {
         (false, _) => Verdict::Allowed(Because::Policies(granting)),
-        (true, Egress::Allow) if !told_apart => Verdict::Allowed(Because::EgressAllowed),
+        (true, Egress::Allow) if !told_apart && !shut => Verdict::Allowed(Because::EgressAllowed),
         (true, _) => Verdict::Denied(Denial::NoEgress { near }),
-    }
-}
-
-fn granted(requests: &Requests, request: &Request) -> bool {
-    match requests {
-        Requests::Any => true,
-        Requests::Matching(matches) => matches.iter().any(|one| fits(one, request)),
     }
 }
 
@@ -75,9 +71,19 @@ pub(super) fn entering(
     };
     let inbound = inbound(mesh, &audience);
     let Some(at) = inbound.ports.get(&port) else { return Verdict::Denied(Denial::NoSuchPort) };
+    let bytes = !matches!(request, Request::Http { .. });
+    if bytes && !at.protocol.carries(Carried::Connections) {
+        return Verdict::Denied(Denial::OnlyRequests);
+    }
+    let trust_domain = &mesh.settings().trust_domain;
     let grants = if stranger.tls.is_some() { &at.ingress.tls } else { &at.ingress.plaintext };
-    let (granting, near): (Vec<_>, Vec<_>) =
-        grants.iter().partition(|grant| admits(grant, stranger) && granted(&grant.requests, request));
+    // Where the protocol is not declared, whatever is granted to callers from outside is granted to their requests.
+    let carried = !bytes || at.protocol == Protocol::Tcp;
+    let shown = stranger.tls.as_ref().and_then(|tls| tls.name.as_deref());
+    let taken = shown.is_none_or(|name| at.ingress.takes(name, trust_domain));
+    let (granting, near): (Vec<_>, Vec<_>) = grants.iter().partition(|grant| {
+        carried && taken && admits(grant, stranger, trust_domain) && opens(&grant.requests, request)
+    });
     let names = |grants: Vec<&IngressGrant>| {
         let names = grants.into_iter().map(|grant| &grant.name);
         names.map(|name| ObjectRef::new(Kind::IngressBackend, &name.namespace, &name.name)).collect()
@@ -85,30 +91,35 @@ pub(super) fn entering(
     if !granting.is_empty() {
         return Verdict::Allowed(Because::Policies(names(granting)));
     }
+    let open = match &at.access {
+        Access::Everyone => Some(Because::AllowAll),
+        Access::Audited(_) => Some(Because::Audited),
+        Access::Only(_) => None,
+    };
+    let shut = || Verdict::Denied(Denial::NoIngress { near: names(near) });
     match &stranger.tls {
         // A certificate of the mesh is worth here what it is worth for a pod.
-        Some(tls) => match tls.name.as_deref().and_then(|name| member(mesh, name)) {
-            Some(member) => at_pod(mesh, Some(&member), namespace, pod, port, request),
-            None => Verdict::Denied(Denial::NoIngress { near: names(near) }),
+        Some(_) => match shown.filter(|name| is_member(name, trust_domain)) {
+            Some(name) => match account(name, trust_domain) {
+                Some(member) => at_pod(mesh, Some(&member), namespace, pod, port, request),
+                None => open.map_or_else(shut, Verdict::Allowed),
+            },
+            None => shut(),
         },
         None if inbound.mtls == Mtls::Strict && grants.is_empty() => {
             Verdict::Denied(Denial::PlaintextRefused)
         }
-        None => match &at.access {
-            Access::Everyone if inbound.mtls == Mtls::Permissive => Verdict::Allowed(Because::AllowAll),
-            Access::Audited(_) if inbound.mtls == Mtls::Permissive => Verdict::Allowed(Because::Audited),
-            _ => Verdict::Denied(Denial::NoIngress { near: names(near) }),
-        },
+        None => open.filter(|_| inbound.mtls == Mtls::Permissive).map_or_else(shut, Verdict::Allowed),
     }
 }
 
-fn admits(grant: &IngressGrant, stranger: &Stranger) -> bool {
+fn admits(grant: &IngressGrant, stranger: &Stranger, trust_domain: &str) -> bool {
     let from = grant.addresses.as_ref();
     let from = from.is_none_or(|ranges| ranges.iter().any(|range| range.contains(stranger.address)));
     let Some(tls) = &stranger.tls else { return from };
     let certificate = match &grant.certificate {
         Certificate::Unneeded => true,
-        Certificate::Any => tls.name.is_some(),
+        Certificate::Any => tls.name.as_ref().is_some_and(|name| is_member(name, trust_domain)),
         Certificate::Named(names) => tls.name.as_ref().is_some_and(|name| names.contains(name)),
     };
     let asked = tls.server_name.as_deref().unwrap_or_default();
@@ -117,8 +128,8 @@ fn admits(grant: &IngressGrant, stranger: &Stranger) -> bool {
 }
 
 /// The service account that a SPIFFE id of the mesh names.
-fn member(mesh: &Mesh, id: &str) -> Option<ServiceAccount> {
-    let path = id.strip_prefix("spiffe://")?.strip_prefix(mesh.settings().trust_domain.as_str())?;
+fn account(id: &str, trust_domain: &str) -> Option<ServiceAccount> {
+    let path = id.strip_prefix("spiffe://")?.strip_prefix(trust_domain)?;
     let (namespace, name) = path.strip_prefix("/ns/")?.split_once("/sa/")?;
     Some(ServiceAccount::new(namespace, name))
 }

@@ -1,18 +1,20 @@
 //! Which mTLS and authorization mode a pod has: the most specific MeshPolicy wins, else the MeshConfig.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crds::mesh_config::{Authorization, Mtls};
+use crds::mesh_config::{Authorization, Below, Mtls};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::Mesh;
 use crate::ingest::{ModePart, PolicyPart};
-use crate::object::Kind;
+use crate::object::{Kind, ObjectRef};
+use crate::problem::{Problem, Reason};
 
 impl Mesh {
     /// The modes of a pod with these labels: those of a policy that picks it, else of its namespace's policy, else of
     /// the mesh's (one in the namespace of the control plane), else of the MeshConfig. Among equally specific policies
-    /// the strictest wins, so that their order cannot matter.
+    /// the strictest wins, so that their order cannot matter. None goes below the floor of the MeshConfig, not even the
+    /// mesh's own: whoever may write policies there need not be whoever owns the mesh.
     pub(crate) fn modes(&self, namespace: &str, labels: &BTreeMap<String, String>) -> (Mtls, Authorization) {
         let own = || self.modes_in(namespace);
         let picking: Vec<_> = own()
@@ -22,10 +24,9 @@ impl Mesh {
         let whole = self.modes_in(&self.settings.namespace);
         let whole: Vec<_> = whole.filter(|part| part.selector.is_none()).collect();
         let levels = [picking, space, whole];
-        (
-            most_specific(&levels, |part| part.mtls, |mode| mode as u8).unwrap_or(self.settings.mtls),
-            most_specific(&levels, |part| part.authorization, |mode| mode as u8)
-                .unwrap_or(self.settings.authorization),
+        self.settings.floor.raise(
+            most_specific(&levels, |part| part.mtls).unwrap_or(self.settings.mtls),
+            most_specific(&levels, |part| part.authorization).unwrap_or(self.settings.authorization),
         )
     }
 
@@ -38,16 +39,21 @@ impl Mesh {
     }
 }
 
-/// What the first level that says anything says. Both modes are declared strictest first, so the smallest is the
-/// strictest.
-fn most_specific<T: Copy>(
-    levels: &[Vec<&ModePart>],
-    mode: impl Fn(&ModePart) -> Option<T>,
-    laxity: impl Fn(T) -> u8,
-) -> Option<T> {
-    let strictest =
-        |level: &Vec<&ModePart>| level.iter().filter_map(|part| mode(part)).min_by_key(|mode| laxity(*mode));
-    levels.iter().find_map(strictest)
+/// What the first level that says anything says: its strictest.
+fn most_specific<T: Ord>(levels: &[Vec<&ModePart>], mode: impl Fn(&ModePart) -> Option<T>) -> Option<T> {
+    levels.iter().find_map(|level| level.iter().filter_map(|part| mode(part)).min())
+}
+
+/// What a MeshPolicy says that is below the floor of the mesh.
+pub(super) fn below_floor(mesh: &Mesh, key: &ObjectRef, part: &ModePart, found: &mut BTreeSet<Problem>) {
+    for Below { field, given, floor } in mesh.settings.floor.below(part.mtls, part.authorization) {
+        let message = format!(
+            "{given} is below the floor of mesh {}, {floor}, which counts instead; say {floor}, or have \
+             spec.traffic.floor of the MeshConfig lowered",
+            mesh.settings.mesh
+        );
+        found.insert(Problem::new(key, &format!("spec.{field}"), Reason::BelowFloor, message));
+    }
 }
 
 fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::budget_problems::too_large;
+use super::mode::below_floor;
 use super::{Mesh, Space, osm_problems, seal_problems};
 use crate::ingest::{ModePart, PolicyPart, Protocol, RoutesPart, RuleRef, SplitPart, TargetPart};
 use crate::object::{Kind, ObjectRef};
@@ -26,6 +28,7 @@ pub(super) fn problems(mesh: &Mesh) -> Vec<Problem> {
         protocols(mesh, namespace, space, &mut found);
     }
     addresses(mesh, &mut found);
+    too_large(mesh, &mut found);
     found.into_iter().collect()
 }
 
@@ -151,6 +154,7 @@ fn backend(
 }
 
 fn mode(mesh: &Mesh, key: &ObjectRef, part: &ModePart, found: &mut BTreeSet<Problem>) {
+    below_floor(mesh, key, part, found);
     let others =
         mesh.policies.in_namespace(Kind::MeshPolicy, &key.namespace).take_while(|(other, _)| *other < key);
     for (other, one) in others {
@@ -178,8 +182,9 @@ fn protocols(mesh: &Mesh, namespace: &str, space: &Space, found: &mut BTreeSet<P
                 if !protocol.agrees(port.protocol) {
                     let key = ObjectRef::new(Kind::Service, namespace, name);
                     let message = format!(
-                        "service {other} says that port {target} of the same pods speaks another protocol; set the \
-                         same appProtocol on both"
+                        "service {other} says that port {target} of the same pods speaks another protocol; until both \
+                         say the same it is taken for one of requests if either says so. Set the same appProtocol on \
+                         both"
                     );
                     found.insert(Problem::new(
                         &key,

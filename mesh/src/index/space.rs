@@ -40,8 +40,13 @@ impl Space {
 
     /// The services that a pod is behind, by name.
     pub(crate) fn fronts(&self, pod: &str) -> impl Iterator<Item = &ServicePart> {
+        self.named_fronts(pod).map(|(_, service)| service)
+    }
+
+    /// The same, with their names.
+    pub(crate) fn named_fronts(&self, pod: &str) -> impl Iterator<Item = (&String, &ServicePart)> {
         let names = self.fronts.get(pod).into_iter().flatten();
-        names.filter_map(|name| self.services.get(name))
+        names.filter_map(|name| Some((name, self.services.get(name)?)))
     }
 
     /// Says which pods are behind a service; returns those that were.
@@ -192,14 +197,16 @@ impl Space {
         was.as_ref() != self.behind.get(service)
     }
 
-    /// The pod that an endpoint is: the one that it names, else the one that has its address. A pod that has run to
-    /// its end may have an address that another pod has now.
+    /// The pod that an endpoint is: the one that it names, else any, but only one that has its address. Whoever may
+    /// write a slice may write any address into it; what a pod has is the kubelet's word. A pod that has run to its end
+    /// may have an address that another pod has now.
     pub(crate) fn pod_of(&self, endpoint: &EndpointPart) -> Option<(&str, &PodPart)> {
+        let has = |pod: &PodPart| !pod.finished && pod.addresses.contains(&endpoint.address);
         let found = if endpoint.pod.is_empty() {
             let pods = self.addresses.pods(endpoint.address);
-            pods.filter_map(|name| self.pods.get_key_value(name)).find(|(_, pod)| !pod.finished)
+            pods.filter_map(|name| self.pods.get_key_value(name)).find(|(_, pod)| has(pod))
         } else {
-            self.pods.get_key_value(&endpoint.pod)
+            self.pods.get_key_value(&endpoint.pod).filter(|(_, pod)| has(pod))
         };
         found.map(|(name, pod)| (name.as_str(), pod))
     }

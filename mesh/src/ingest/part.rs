@@ -170,6 +170,17 @@ impl Protocol {
             .any(|what| self.carries(what) && other.carries(what))
     }
 
+    /// What is spoken at a port of which one service says this and a later one, by name, something else. Whoever may
+    /// create a service must not turn a port whose requests are told apart into one whose bytes nobody reads: what
+    /// carries requests wins over bytes. That one says nothing is no word against what another says of requests.
+    #[must_use]
+    pub fn both(self, later: Self) -> Self {
+        match (self, later) {
+            (Self::Tcp, other) | (Self::Undeclared, other @ (Self::Http | Self::Http2)) => other,
+            (Self::Http | Self::Http2, _) | (Self::Undeclared, Self::Tcp | Self::Undeclared) => self,
+        }
+    }
+
     /// Whether two services may both lead to a port: they carry the same, or one of them says nothing and the other
     /// does not rule out requests.
     #[must_use]
@@ -318,6 +329,19 @@ pub struct HttpMatch {
     /// Header names (lower case, `:authority` for the host) and expressions.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub headers: BTreeSet<(String, String)>,
+}
+
+impl HttpMatch {
+    /// What makes a path ambiguous: an empty segment, which many servers take for none, and a `.` or `..` with a
+    /// parameter (`/public/..;/admin`), which some servers resolve after they have cut the parameter off (RFC 3986, 3.3,
+    /// leaves parameters to them).
+    pub(crate) const AMBIGUOUS: &str = r"(//|/\.{1,2};)";
+
+    /// Whether it speaks of paths at all. Then it does not fit an ambiguous one: whoever gets the request might read
+    /// another path than the rule does.
+    pub(crate) fn tells_paths(&self) -> bool {
+        self.path.as_ref().is_some_and(|path| path != ".*" && path != "/.*")
+    }
 }
 
 /// What is kept of a TrafficSplit.

@@ -22,6 +22,7 @@ const MOST_MATCHES: usize = 512;
 const MOST_PORTS: usize = 1024;
 const MOST_BACKENDS: usize = 64;
 const MOST_HEADERS: usize = 32;
+const MOST_GROUPS: usize = 64;
 
 /// Kind of a service account in SMI.
 pub(super) const SERVICE_ACCOUNT: &str = "ServiceAccount";
@@ -66,6 +67,7 @@ fn rule(about: About<'_>, field: &str, rule: &TrafficTargetRule) -> Result<RuleR
         Some(Kind::HTTPRouteGroup) => {
             // Omitted means all (SMI traffic access); so does an empty list, which Go's SMI clients cannot tell from it.
             let matches = rule.matches.as_ref().filter(|matches| !matches.is_empty());
+            about.at_most(&format!("{field}.matches"), MOST_MATCHES, matches.map_or(0, Vec::len))?;
             Ok(RuleRef::Http { name, matches: matches.map(|matches| matches.iter().cloned().collect()) })
         }
         Some(Kind::TCPRoute) => Ok(RuleRef::Tcp { name }),
@@ -162,6 +164,7 @@ pub(super) fn split(about: About<'_>, spec: &TrafficSplitSpec) -> Result<SplitPa
         let message = format!("the weights add up to {total}; the sum must be 1 to {}", u32::MAX);
         return Err(about.problem("spec.backends", Reason::BadWeight, message));
     }
+    about.at_most("spec.matches", MOST_GROUPS, spec.matches.as_ref().map_or(0, Vec::len))?;
     let mut groups = BTreeSet::new();
     for (index, one) in spec.matches.iter().flatten().enumerate() {
         let field = format!("spec.matches[{index}]");

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::H
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::google::protobuf::Any;
 
-use super::http::{manager, manager_filter, resolve_paths, route_match};
+use super::http::{clear_path, manager, manager_filter, resolve_paths, route_match};
 use super::outbound::{base_cluster, original_dst};
 use super::upstream::{HTTP_OPTIONS, as_spoken, settle};
 use super::wire::{Resources, any, no, number, seconds, socket_address};
@@ -27,16 +27,18 @@ use crate::view::{EgressPort, EgressRoute, EgressScope, Scope, Target};
 /// Prefix of the statistics of all egress listeners together.
 const STAT_PREFIX: &str = "egress";
 
-/// Renders what is open. Everything else goes to the cluster `otherwise`, as if nothing were open.
-pub(super) fn egress(context: Context<'_>, otherwise: &str, resources: &mut Resources) {
+/// Renders what is open. Everything else goes to the cluster `otherwise`, as if nothing were open, and to the cluster
+/// `inside` where nothing else may leave the mesh.
+pub(super) fn egress(context: Context<'_>, otherwise: &str, inside: &str, resources: &mut Resources) {
     for (number, port) in &context.view.outbound.egress {
+        let otherwise = if port.shut { inside } else { otherwise };
         for (target, settings) in &port.targets {
             let name = cluster_name(target, *number);
             let cluster = target_cluster(&name.to_string(), target, *number, settings);
             resources.add(ResourceType::Cluster, &name, &cluster);
         }
-        for (scope, open) in port.scopes.iter().filter(|(_, open)| !open.http.is_empty()) {
-            let name = route_name(*number, scope);
+        for open in port.scopes.iter().filter(|open| !open.http.is_empty()) {
+            let name = route_name(*number, open);
             let routes = requests(&name.to_string(), *number, open, otherwise);
             resources.add(ResourceType::Route, &name, &routes);
         }
@@ -52,10 +54,11 @@ fn cluster_name(target: &Target, port: u16) -> ResourceName {
     }
 }
 
-fn route_name(port: u16, scope: &Scope) -> ResourceName {
-    match scope.0 {
-        Some(range) => ResourceName::EgressRange(port, range),
-        None => ResourceName::Egress(port),
+/// Named by the first of its ranges.
+fn route_name(port: u16, open: &EgressScope) -> ResourceName {
+    match open.at.first() {
+        Some(Scope(Some(range))) => ResourceName::EgressRange(port, *range),
+        Some(Scope(None)) | None => ResourceName::Egress(port),
     }
 }
 
@@ -102,7 +105,7 @@ fn looked_up(name: &str, host: &str, port: u16) -> cluster::Cluster {
 }
 
 fn port_listener(context: Context<'_>, port: u16, open: &EgressPort, otherwise: &str) -> listener::Listener {
-    let told_apart = open.scopes.values().any(|open| !open.http.is_empty() || !open.https.is_empty());
+    let told_apart = open.scopes.iter().any(|open| !open.http.is_empty() || !open.https.is_empty());
     let inspect = |name: &str, config: Any| listener::ListenerFilter {
         name: format!("envoy.filters.listener.{name}"),
         config_type: Some(listener::listener_filter::ConfigType::TypedConfig(config)),
@@ -112,10 +115,10 @@ fn port_listener(context: Context<'_>, port: u16, open: &EgressPort, otherwise: 
     if told_apart {
         filters.push(inspect("tls_inspector", any(&TlsInspector::default())));
     }
-    if open.scopes.values().any(|open| !open.http.is_empty()) {
+    if open.scopes.iter().any(|open| !open.http.is_empty()) {
         filters.push(inspect("http_inspector", any(&HttpInspector::default())));
     }
-    let chains = open.scopes.iter().flat_map(|(scope, open)| chains(context, port, scope, open, otherwise));
+    let chains = open.scopes.iter().flat_map(|open| chains(context, port, open, otherwise));
     let to = BTreeMap::from([(otherwise.to_owned(), 1)]);
     listener::Listener {
         name: ResourceName::Egress(port).to_string(),
@@ -150,15 +153,15 @@ fn chain(
 fn chains(
     context: Context<'_>,
     port: u16,
-    scope: &Scope,
     open: &EgressScope,
     otherwise: &str,
 ) -> Vec<listener::FilterChain> {
-    let name = route_name(port, scope).to_string();
+    let name = route_name(port, open).to_string();
     let at = |transport: &str| listener::FilterChainMatch {
-        prefix_ranges: scope
-            .0
+        prefix_ranges: open
+            .at
             .iter()
+            .filter_map(|scope| scope.0)
             .map(|range| core::CidrRange {
                 address_prefix: range.address.to_string(),
                 prefix_len: number(u32::from(range.prefix)),
@@ -199,16 +202,17 @@ fn chains(
     chains
 }
 
-/// A virtual host per host. A request to another host goes where it would go without any Egress; one that does not fit
-/// what is open of a host is refused here, since whoever is outside cannot, unless every byte is open.
+/// A virtual host for the hosts of which the same is open. A request to another host goes where it would go without any
+/// Egress; one that does not fit what is open of a host is refused here, since whoever is outside cannot, unless every
+/// byte is open.
 fn requests(name: &str, port: u16, open: &EgressScope, otherwise: &str) -> route::RouteConfiguration {
     let dialled = || cluster_name(&Target::Dialled, port).to_string();
-    let hosts = open.http.iter().map(|(host, routes)| {
-        let mut routes: Vec<_> = routes.iter().flat_map(|one| request_routes(one, port)).collect();
+    let hosts = open.http.iter().map(|one| {
+        let mut routes: Vec<_> = one.routes.iter().flat_map(|one| request_routes(one, port)).collect();
         routes.push(if open.tcp { to(route_match(None), dialled()) } else { refuse() });
         route::VirtualHost {
-            name: host.clone(),
-            domains: vec![host.clone(), format!("{host}:{port}")],
+            name: one.hosts.first().cloned().unwrap_or_default(),
+            domains: one.hosts.iter().flat_map(|host| [host.clone(), format!("{host}:{port}")]).collect(),
             routes,
             ..Default::default()
         }
@@ -232,7 +236,12 @@ fn request_routes(one: &EgressRoute, port: u16) -> Vec<route::Route> {
     if one.matches.is_empty() {
         return vec![to(route_match(None), cluster)];
     }
-    one.matches.iter().map(|matching| to(route_match(Some(matching)), cluster.clone())).collect()
+    let fitting = one.matches.iter().map(|matching| {
+        let mut fits = route_match(Some(matching));
+        fits.headers.extend(matching.tells_paths().then(clear_path));
+        to(fits, cluster.clone())
+    });
+    fitting.collect()
 }
 
 fn to(matching: route::RouteMatch, cluster: String) -> route::Route {

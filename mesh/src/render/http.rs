@@ -1,9 +1,11 @@
 //! Connection managers and the matching of requests.
 
 use envoy_types::pb::envoy::config::accesslog::v3 as accesslog;
+use envoy_types::pb::envoy::config::common::mutation_rules::v3 as mutation_rules;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as listener;
 use envoy_types::pb::envoy::config::route::v3 as route;
+use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3 as header_mutation;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
@@ -21,6 +23,54 @@ pub(super) const RBAC: &str = "envoy.filters.http.rbac";
 /// connection was refused. That happens when a pod ends and a caller has not heard of it yet. The caller's sidecar
 /// then asks another pod, whatever the method. It never leaves the mesh: neither application sees it or can set it.
 pub(super) const UNDELIVERED: &str = "x-meshwright-undelivered";
+
+/// How long a caller may take for the headers of a request once it has begun: longer than any network takes, and not so
+/// long that many who send a byte a minute fill a server.
+const HEADERS_SECONDS: i64 = 60;
+
+/// Headers by which a request can tell Envoy's router how to treat it (router filter): how long, how often, how. Whoever
+/// calls a server does not decide that for the server's sidecar. An application may tell its own.
+const TOLD: [&str; 13] = [
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-internal",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-stream-duration-ms",
+];
+
+/// A filter that takes headers out of requests.
+fn without(headers: &[&str]) -> hcm::HttpFilter {
+    use mutation_rules::header_mutation::Action;
+    let remove =
+        |name: &&str| mutation_rules::HeaderMutation { action: Some(Action::Remove((*name).to_owned())) };
+    let mutations = header_mutation::Mutations {
+        request_mutations: headers.iter().map(remove).collect(),
+        ..Default::default()
+    };
+    let config = header_mutation::HeaderMutation { mutations: Some(mutations), ..Default::default() };
+    filter("envoy.filters.http.header_mutation", any(&config))
+}
+
+/// What an application that does not tell `-` and `_` apart (RFC 3875, 4.1.18: CGI, and WSGI and PHP after it) takes for
+/// the header that names its caller. That header is ours alone to write. Other names with `_` pass: gRPC metadata is
+/// full of them.
+pub(super) const LIKE_CALLER: [&str; 7] = [
+    "x_forwarded_client_cert",
+    "x_forwarded_client-cert",
+    "x_forwarded-client_cert",
+    "x_forwarded-client-cert",
+    "x-forwarded_client_cert",
+    "x-forwarded_client-cert",
+    "x-forwarded-client_cert",
+];
 
 /// A connection manager that is transparent to applications: no time limits of its own, no header that the
 /// application did not write changed (except the caller's identity), websockets pass.
@@ -67,11 +117,14 @@ pub(super) fn resolve_paths(manager: &mut hcm::HttpConnectionManager) {
 }
 
 /// Makes a connection manager the one in front of the application: it says who calls, and it resolves `.` and `..`
-/// in the path before rules are asked, since the application may do so after. It says when the application could not
+/// in the path before rules are asked, since the application may do so after. Slashes in a row stay as they are (a path may
+/// hold a URL, or a key that is signed), and no rule for paths fits them. It says when the application could not
 /// be reached.
 pub(super) fn guard(manager: &mut hcm::HttpConnectionManager) {
     use hcm::http_connection_manager::{ForwardClientCertDetails, SetCurrentClientCertDetails};
     resolve_paths(manager);
+    manager.request_headers_timeout = seconds(HEADERS_SECONDS);
+    manager.http_filters.insert(0, without(&TOLD));
     manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
     manager.set_current_client_cert_details =
         Some(SetCurrentClientCertDetails { uri: true, ..Default::default() });
@@ -138,6 +191,12 @@ pub(super) fn header_matchers(one: &HttpMatch) -> Vec<route::HeaderMatcher> {
     let method = (!methods.is_empty()).then(|| header_matcher(":method", &methods));
     let headers = one.headers.iter().map(|(name, text)| header_matcher(name, text));
     method.into_iter().chain(headers).collect()
+}
+
+/// A path that is not ambiguous (see [`HttpMatch::AMBIGUOUS`]).
+pub(super) fn clear_path() -> route::HeaderMatcher {
+    let ambiguous = format!("[^?#]*{}.*", HttpMatch::AMBIGUOUS);
+    route::HeaderMatcher { invert_match: true, ..header_matcher(":path", &ambiguous) }
 }
 
 pub(super) fn header_matcher(name: &str, text: &str) -> route::HeaderMatcher {

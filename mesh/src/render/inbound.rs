@@ -3,7 +3,7 @@
 //! A change of HTTP rules changes a route configuration only, and binds the next request on open connections. A change
 //! of TCP rules changes one filter chain, whose connections Envoy then drains.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crds::labels::INBOUND_PORT;
 use crds::mesh_config::Mtls;
@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::config::listener::v3 as listener;
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 
-use super::admit::{self, Admitted};
+use super::admit::{self, Holder};
 use super::http::{guard, manager, manager_filter, network_filter, route_match, routes};
 use super::ingress::{connection_limit, limit_requests, limited};
 use super::listen::{self, BYTES, closed, everywhere, for_requests};
@@ -163,24 +163,27 @@ fn tls_chains(
     inbound: &InboundPort,
     transport: &str,
 ) -> Vec<listener::FilterChain> {
-    let secured = |mut chain: listener::FilterChain, alpn: &[&str], admitted: &Admitted<String>| {
-        chain.transport_socket = Some(tls::server(context, alpn, &inbound.ingress, admitted));
-        if admitted.nobody() {
+    let secured = |mut chain: listener::FilterChain, ingress: &Ingress, alpn: &[&str], holders| {
+        let holders: BTreeSet<Holder> = holders;
+        chain.transport_socket = Some(tls::server(context, alpn, ingress, &holders));
+        if holders.is_empty() {
             // Envoy closes what has no filters.
             chain.filters.clear();
         }
         chain
     };
-    let (alpn, admitted): (&[&str], _) = match inbound.protocol.carries(Carried::Requests) {
-        true => (&["h2", "http/1.1"], Admitted::All),
-        false => (&[], admit::over_tls(context, &inbound.access, &inbound.ingress)),
+    let (alpn, holders): (&[&str], _) = match inbound.protocol.carries(Carried::Requests) {
+        true => (&["h2", "http/1.1"], admit::for_requests(context, &inbound.ingress)),
+        false => (&[], admit::for_bytes(context, &inbound.access, &inbound.ingress)),
     };
     let main = chain(port, "", transport, main_filters(context, port, inbound, Hears::Tls));
-    let mut chains = vec![secured(main, alpn, &admitted)];
+    let mut chains = vec![secured(main, &inbound.ingress, alpn, holders)];
     if let Some(access) = &inbound.connections {
+        // Whoever needs no certificate for requests needs one here.
+        let nobody = Ingress::default();
         let filters = undeclared_bytes(context, port, inbound, access);
-        let admitted = admit::over_tls(context, access, &Ingress::default());
-        let mut bytes = secured(chain(port, "|bytes", transport, filters), &[BYTES], &admitted);
+        let holders = admit::for_bytes(context, access, &nobody);
+        let mut bytes = secured(chain(port, "|bytes", transport, filters), &nobody, &[BYTES], holders);
         let matching = bytes.filter_chain_match.get_or_insert_default();
         matching.application_protocols = vec![BYTES.to_owned()];
         chains.push(bytes);
@@ -303,6 +306,7 @@ fn port_routes(
     };
     let to_app = to_app.iter().flat_map(|route| limited(route, port.limits.as_ref())).collect();
     let mut config = routes(name, to_app);
+    config.request_headers_to_remove = http::LIKE_CALLER.map(str::to_owned).to_vec();
     let access = rbac::per_route(verdicts(context, port, hears));
     for host in &mut config.virtual_hosts {
         host.typed_per_filter_config = HashMap::from([(http::RBAC.to_owned(), access.clone())]);

@@ -13,8 +13,9 @@ use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use envoy_types::pb::envoy::r#type::v3 as types;
 use envoy_types::pb::google::protobuf::Any;
 
+use super::Context;
 use super::http::{filter, network_filter, route_match};
-use super::rbac::{Policies, authenticated, permission, permissions};
+use super::rbac::{Policies, authenticated, member, permission, permissions};
 use super::wire::{any, number, seconds};
 use crate::ingest::{Bucket, HttpLimit, HttpMatch, Limits};
 use crate::view::{Certificate, IngressGrant};
@@ -23,15 +24,15 @@ use crate::view::{Certificate, IngressGrant};
 const HTTP_LIMIT: &str = "envoy.filters.http.local_ratelimit";
 
 /// Grants as policies. Several of one IngressBackend are told apart by their place.
-pub(super) fn policies(grants: &[IngressGrant]) -> Policies {
+pub(super) fn policies(context: Context<'_>, grants: &[IngressGrant]) -> Policies {
     let named = grants.iter().enumerate().map(|(index, grant)| {
         let name = format!("IngressBackend {}#{index}", grant.name);
-        (name, policy(grant))
+        (name, policy(context, grant))
     });
     named.collect()
 }
 
-fn policy(grant: &IngressGrant) -> rbac::Policy {
+fn policy(context: Context<'_>, grant: &IngressGrant) -> rbac::Policy {
     let names: Vec<_> = grant.server_names.iter().map(|name| server_name(name)).collect();
     let mut permissions = permissions(&grant.requests);
     if !names.is_empty() {
@@ -52,7 +53,7 @@ fn policy(grant: &IngressGrant) -> rbac::Policy {
                 })
             }))
         }),
-        certificate(&grant.certificate),
+        certificate(context, &grant.certificate),
     ];
     let ids = ids.into_iter().flatten().collect();
     let principal = principal(rbac::principal::Identifier::AndIds(rbac::principal::Set { ids }));
@@ -67,13 +68,13 @@ fn any_of(ids: impl Iterator<Item = rbac::principal::Identifier>) -> rbac::Princ
     principal(rbac::principal::Identifier::OrIds(rbac::principal::Set { ids: ids.map(principal).collect() }))
 }
 
-fn certificate(needed: &Certificate) -> Option<rbac::Principal> {
+fn certificate(context: Context<'_>, needed: &Certificate) -> Option<rbac::Principal> {
     use matcher::string_matcher::MatchPattern;
     match needed {
         Certificate::Unneeded => None,
-        Certificate::Any => Some(principal(authenticated(None))),
+        Certificate::Any => Some(principal(member(context))),
         Certificate::Named(names) => {
-            Some(any_of(names.iter().map(|name| authenticated(Some(MatchPattern::Exact(name.clone()))))))
+            Some(any_of(names.iter().map(|name| authenticated(MatchPattern::Exact(name.clone())))))
         }
     }
 }

@@ -47,17 +47,22 @@ pub(super) fn outbound(context: Context<'_>, resources: &mut Resources) {
     for (key, service) in &outbound.services {
         dialed(context, key, service, resources);
     }
-    let (name, socket) = match outbound.otherwise {
-        Otherwise::Passthrough => (ResourceName::Passthrough, None),
-        Otherwise::MeshOnly => {
-            let member = Peer::Member(context.view.trust_domain.clone());
-            (ResourceName::MeshPassthrough, Some(tls::client(context, &member, String::new(), &[])))
-        }
+    let name = match outbound.otherwise {
+        Otherwise::Passthrough => ResourceName::Passthrough,
+        Otherwise::MeshOnly => ResourceName::MeshPassthrough,
     };
-    let text = name.to_string();
-    resources.add(ResourceType::Cluster, &name, &original_dst(&text, socket, None));
+    let (text, inside) = (name.to_string(), ResourceName::MeshPassthrough.to_string());
+    if name == ResourceName::Passthrough {
+        resources.add(ResourceType::Cluster, &name, &original_dst(&text, None, None));
+    }
+    if name == ResourceName::MeshPassthrough || outbound.egress.values().any(|port| port.shut) {
+        let member = Peer::Member(context.view.trust_domain.clone());
+        let socket = tls::client(context, &member, String::new(), &[]);
+        let cluster = original_dst(&inside, Some(socket), None);
+        resources.add(ResourceType::Cluster, &ResourceName::MeshPassthrough, &cluster);
+    }
     resources.add(ResourceType::Listener, &ResourceName::Outbound, &virtual_listener(context, &text));
-    egress(context, &text, resources);
+    egress(context, &text, &inside, resources);
 }
 
 /// A service that is dialed: listeners and routes.

@@ -7,8 +7,9 @@ use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use envoy_types::pb::google::protobuf::Any;
 
 use super::Context;
-use super::http::header_matchers;
+use super::http::{header_matchers, regex};
 use super::ingress::policies;
+use super::tls::members;
 use super::wire::{HttpRbac, HttpRbacPerRoute, NetworkRbac, Rules, any_as};
 use crate::ingest::{HttpMatch, ServiceAccount};
 use crate::view::{Access, Grant, Ingress, PolicyName, Requests};
@@ -47,19 +48,17 @@ impl Verdicts {
     }
 }
 
-/// What callers with TLS may do: the rules of the mesh and what `ingress` grants. Where callers without a certificate
-/// get this far, "everybody" is every member of the mesh.
+/// What callers with TLS may do: the rules of the mesh and what `ingress` grants. Where callers get this far who are no
+/// members of the mesh, "everybody" is every member of it.
 pub(super) fn over_tls(context: Context<'_>, access: &Access, ingress: &Ingress) -> Verdicts {
-    let more = || policies(&ingress.tls);
-    let members = || {
-        let domain = format!("spiffe://{}/", context.view.trust_domain);
-        let member = authenticated(Some(matcher::string_matcher::MatchPattern::Prefix(domain)));
-        let member = rbac::Principal { identifier: Some(member) };
+    let more = || policies(context, &ingress.tls);
+    let everybody = || {
+        let member = rbac::Principal { identifier: Some(member(context)) };
         let any = vec![permission(rbac::permission::Rule::Any(true))];
         let policy = rbac::Policy { permissions: any, principals: vec![member], ..Default::default() };
         Policies::from([("members of the mesh".to_owned(), policy)])
     };
-    let all = || ingress.certless().then(|| members().into_iter().chain(more()).collect());
+    let all = || (!ingress.tls.is_empty()).then(|| everybody().into_iter().chain(more()).collect());
     match access {
         Access::Everyone => Verdicts { rules: all(), shadow: None },
         Access::Only(grants) => {
@@ -80,7 +79,7 @@ pub(super) fn over_plaintext(
     ingress: &Ingress,
     permissive: bool,
 ) -> Verdicts {
-    let granted = policies(&ingress.plaintext);
+    let granted = policies(context, &ingress.plaintext);
     match access {
         _ if !permissive => Verdicts { rules: Some(granted), shadow: None },
         Access::Everyone => Verdicts::default(),
@@ -130,13 +129,15 @@ fn union(context: Context<'_>, grants: &BTreeMap<PolicyName, Grant>) -> Policies
     grants.iter().map(|(name, grant)| (name.to_string(), policy(context, grant))).collect()
 }
 
-/// What a certificate must say; any will do without a pattern.
-pub(super) fn authenticated(
-    pattern: Option<matcher::string_matcher::MatchPattern>,
-) -> rbac::principal::Identifier {
-    let name =
-        pattern.map(|pattern| matcher::StringMatcher { match_pattern: Some(pattern), ..Default::default() });
-    rbac::principal::Identifier::Authenticated(rbac::principal::Authenticated { principal_name: name })
+/// What a certificate must say.
+pub(super) fn authenticated(pattern: matcher::string_matcher::MatchPattern) -> rbac::principal::Identifier {
+    let name = matcher::StringMatcher { match_pattern: Some(pattern), ..Default::default() };
+    rbac::principal::Identifier::Authenticated(rbac::principal::Authenticated { principal_name: Some(name) })
+}
+
+/// A certificate of the trust domain. Envoy's own "any" is any TLS connection, with a certificate or without.
+pub(super) fn member(context: Context<'_>) -> rbac::principal::Identifier {
+    authenticated(matcher::string_matcher::MatchPattern::Prefix(members(&context.view.trust_domain)))
 }
 
 pub(super) fn permissions(requests: &Requests) -> Vec<rbac::Permission> {
@@ -150,7 +151,7 @@ fn policy(context: Context<'_>, grant: &Grant) -> rbac::Policy {
     let exactly = |source: &ServiceAccount| {
         let id = source.spiffe_id(&context.view.trust_domain);
         let pattern = matcher::string_matcher::MatchPattern::Exact(id);
-        rbac::Principal { identifier: Some(authenticated(Some(pattern))) }
+        rbac::Principal { identifier: Some(authenticated(pattern)) }
     };
     rbac::Policy {
         permissions: permissions(&grant.requests),
@@ -165,20 +166,25 @@ pub(super) fn permission(rule: rbac::permission::Rule) -> rbac::Permission {
 
 /// All parts of a match must fit.
 fn request(one: &HttpMatch) -> rbac::Permission {
-    let path = one.path.as_ref().map(|regex| {
-        rbac::permission::Rule::UrlPath(matcher::PathMatcher {
-            rule: Some(matcher::path_matcher::Rule::Path(matcher::StringMatcher {
-                match_pattern: Some(matcher::string_matcher::MatchPattern::SafeRegex(super::http::regex(
-                    regex,
-                ))),
-                ..Default::default()
-            })),
-        })
+    let path = one.path.as_ref().map(|text| url_path(text));
+    let clear = one.tells_paths().then(|| {
+        let ambiguous = url_path(&format!(".*{}.*", HttpMatch::AMBIGUOUS));
+        rbac::permission::Rule::NotRule(Box::new(permission(ambiguous)))
     });
     let headers = header_matchers(one).into_iter().map(rbac::permission::Rule::Header);
-    let rules: Vec<_> = path.into_iter().chain(headers).map(permission).collect();
+    let rules: Vec<_> = path.into_iter().chain(clear).chain(headers).map(permission).collect();
     if rules.is_empty() {
         return permission(rbac::permission::Rule::Any(true));
     }
     permission(rbac::permission::Rule::AndRules(rbac::permission::Set { rules }))
+}
+
+/// The path without the query fits an expression.
+fn url_path(text: &str) -> rbac::permission::Rule {
+    let text = matcher::StringMatcher {
+        match_pattern: Some(matcher::string_matcher::MatchPattern::SafeRegex(regex(text))),
+        ..Default::default()
+    };
+    let path = matcher::PathMatcher { rule: Some(matcher::path_matcher::Rule::Path(text)) };
+    rbac::permission::Rule::UrlPath(path)
 }

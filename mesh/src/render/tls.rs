@@ -1,12 +1,14 @@
 //! Identities: mutual TLS 1.3 with the certificate and trust bundle that `meshwright-proxy` keeps on file.
 
+use std::collections::BTreeSet;
+
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use envoy_types::pb::google::protobuf::BoolValue;
 
 use super::Context;
-use super::admit::Admitted;
+use super::admit::Holder;
 use super::wire::{any, seconds};
 use crate::view::Ingress;
 
@@ -27,9 +29,7 @@ pub(super) fn client(context: Context<'_>, peer: &Peer, sni: String, alpn: &[&st
         Peer::Exactly(ids) => {
             ids.iter().map(|id| san(matcher::string_matcher::MatchPattern::Exact(id.clone()))).collect()
         }
-        Peer::Member(domain) => {
-            vec![san(matcher::string_matcher::MatchPattern::Prefix(format!("spiffe://{domain}/")))]
-        }
+        Peer::Member(domain) => vec![member(domain)],
     };
     let message = tls::UpstreamTlsContext {
         common_tls_context: Some(common(context, names, alpn)),
@@ -42,19 +42,22 @@ pub(super) fn client(context: Context<'_>, peer: &Peer, sni: String, alpn: &[&st
     }
 }
 
-/// The server's side. Sessions are not resumed: a resumed one would not look at the certificate again, and mesh
+/// The server's side, for callers with a certificate of these holders (never none: Envoy takes no names for any name)
+/// and, where `ingress` has it so, for callers without one; then the rules tell them apart. Sessions are not resumed: a resumed one would not look at the certificate again, and mesh
 /// connections are few and long.
 pub(super) fn server(
     context: Context<'_>,
     alpn: &[&str],
     ingress: &Ingress,
-    admitted: &Admitted<String>,
+    holders: &BTreeSet<Holder>,
 ) -> core::TransportSocket {
-    let names = match admitted {
-        Admitted::All => Vec::new(),
-        Admitted::Only(names) => names.iter().flat_map(|name| caller_names(name)).collect(),
-    };
-    let mut common = common(context, names, alpn);
+    // Where it must see a name, Envoy lets nobody in without a certificate.
+    let holders = holders.iter().filter(|_| !ingress.certless());
+    let names = holders.flat_map(|holder| match holder {
+        Holder::Member => vec![member(&context.view.trust_domain)],
+        Holder::Exactly(name) => caller_names(name).collect(),
+    });
+    let mut common = common(context, names.collect(), alpn);
     if !ingress.tls.is_empty() {
         // Ingress controllers may know no newer version.
         common.tls_params = common.tls_params.map(|params| tls::TlsParameters {
@@ -64,7 +67,7 @@ pub(super) fn server(
     }
     let message = tls::DownstreamTlsContext {
         common_tls_context: Some(common),
-        // A certificate that is shown must be one of the mesh in any case.
+        // A certificate that is shown must be one that the root vouches for in any case.
         require_client_certificate: Some(BoolValue { value: !ingress.certless() }),
         disable_stateful_session_resumption: true,
         session_ticket_keys_type: Some(
@@ -84,6 +87,16 @@ fn caller_names(name: &str) -> impl Iterator<Item = tls::SubjectAltNameMatcher> 
     let dns = tls::subject_alt_name_matcher::SanType::Dns;
     let other = (!name.contains("://")).then(|| san_of(dns, exactly()));
     [san(exactly())].into_iter().chain(other)
+}
+
+/// The name of any member of a trust domain.
+fn member(trust_domain: &str) -> tls::SubjectAltNameMatcher {
+    san(matcher::string_matcher::MatchPattern::Prefix(members(trust_domain)))
+}
+
+/// What the SPIFFE ids of a trust domain begin with.
+pub(super) fn members(trust_domain: &str) -> String {
+    format!("spiffe://{trust_domain}/")
 }
 
 fn san(pattern: matcher::string_matcher::MatchPattern) -> tls::SubjectAltNameMatcher {

@@ -20,19 +20,28 @@ pub(super) fn headless(
     if service.flavour != Flavour::Headless {
         return None;
     }
-    let mut pods = addresses(mesh, space, &key.service, port);
+    let mut pods = addresses(mesh, space, key, &key.service, port);
     for (other, number) in earlier(space, key) {
         let Some(part) = space.services.get(other).and_then(|other| other.ports.get(&number)) else {
             continue;
         };
-        pods = &pods - &addresses(mesh, space, other, part);
+        pods = &pods - &addresses(mesh, space, key, other, part);
     }
     let peers = peers(mesh, &key.namespace, space, &key.service, sight);
     (!pods.is_empty() && !peers.is_empty()).then_some(Headless { protocol: port.protocol, peers, pods })
 }
 
-fn addresses(mesh: &Mesh, space: &Space, service: &str, port: &ServicePortPart) -> BTreeSet<SocketAddr> {
-    listed(mesh, space, service, port).into_iter().map(|(_, _, _, address)| address).collect()
+/// Addresses of the pods of a service of a port's namespace: those that are nobody else's.
+fn addresses(
+    mesh: &Mesh,
+    space: &Space,
+    key: &ServicePort,
+    service: &str,
+    port: &ServicePortPart,
+) -> BTreeSet<SocketAddr> {
+    let listed = listed(mesh, space, service, port).into_iter();
+    let theirs = listed.filter(|(_, pod, _, address)| mesh.is_of_pod(&key.namespace, pod, address.ip()));
+    theirs.map(|(_, _, _, address)| address).collect()
 }
 
 /// Ports of headless services that come before a port, by name and number: where they lead to the same port of the

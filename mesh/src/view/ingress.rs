@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::inbound::group;
+use super::inbound::{Kept, group};
 use super::types::{PolicyName, Requests};
 use crate::audience::Audience;
+use crate::budget;
 use crate::index::Mesh;
-use crate::ingest::{Carried, Cidr, HttpMatch, IngressPart, Limits, Principal, Protocol, Speaks};
+use crate::ingest::{
+    BackendPart, Carried, Cidr, HttpLimit, HttpMatch, IngressPart, Limits, Principal, Protocol, Speaks,
+};
 
 /// What callers outside the mesh may do at a port: what these grant together, and nothing else.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq, Default)]
@@ -34,6 +37,25 @@ impl Ingress {
     #[must_use]
     pub fn certless(&self) -> bool {
         self.tls.iter().any(|grant| grant.certificate == Certificate::Unneeded)
+    }
+
+    /// The names that certificates may have.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        self.tls.iter().flat_map(|grant| match &grant.certificate {
+            Certificate::Named(names) => names.iter().collect(),
+            Certificate::Unneeded | Certificate::Any => Vec::new(),
+        })
+    }
+
+    /// Those of them that no member of the trust domain has.
+    pub(crate) fn outside_names(&self, trust_domain: &str) -> impl Iterator<Item = &str> {
+        self.names().map(String::as_str).filter(move |name| !is_member(name, trust_domain))
+    }
+
+    /// Whether a certificate with this name is taken: one of the trust domain is, one that is named here, and any where
+    /// none is needed.
+    pub(crate) fn takes(&self, name: &str, trust_domain: &str) -> bool {
+        self.certless() || is_member(name, trust_domain) || self.names().any(|other| other == name)
     }
 
     /// Whether a caller's TLS name (SNI) makes a difference.
@@ -61,26 +83,38 @@ pub struct IngressGrant {
     pub requests: Requests,
 }
 
+/// Whether a name in a certificate is a SPIFFE id of a trust domain (SPIFFE-ID, section 2).
+pub(crate) fn is_member(name: &str, trust_domain: &str) -> bool {
+    let path = name.strip_prefix("spiffe://").and_then(|rest| rest.strip_prefix(trust_domain));
+    path.is_some_and(|path| path.starts_with('/'))
+}
+
 /// What certificate a caller needs.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq)]
 pub enum Certificate {
     /// None.
     Unneeded,
-    /// One of the mesh.
+    /// One of the trust domain of the mesh.
     Any,
-    /// One of the mesh with one of these names: as a URI or, without a URI, as a DNS name.
+    /// One that the mesh's root vouches for, with one of these names: as a URI or, without a URI, as a DNS name.
     Named(BTreeSet<String>),
 }
 
 /// What IngressBackends grant at a port of an audience.
-pub(super) fn ingress(mesh: &Mesh, audience: &Audience, port: u16, protocol: Protocol) -> Ingress {
+pub(super) fn ingress(
+    mesh: &Mesh,
+    audience: &Audience,
+    port: u16,
+    protocol: Protocol,
+    kept: &Kept<'_>,
+) -> Ingress {
     let services = audience.services.iter().filter(|(_, ports)| ports.contains(&port));
     let services: BTreeSet<&str> = services.map(|(service, _)| service.as_str()).collect();
     let mut ingress = Ingress::default();
     if services.is_empty() {
         return ingress;
     }
-    for (key, part) in mesh.ingress_of(&audience.namespace) {
+    for (key, part) in mesh.ingress_of(&audience.namespace).filter(|(key, _)| kept.contains(key)) {
         let backends = part.backends.iter();
         let mut backends = backends
             .filter(|backend| backend.port == port && services.contains(backend.service.as_str()))
@@ -113,6 +147,45 @@ pub(super) fn ingress(mesh: &Mesh, audience: &Audience, port: u16, protocol: Pro
         }
     }
     ingress
+}
+
+/// Bytes that an IngressBackend becomes at all ports together.
+pub(super) fn ingress_size(mesh: &Mesh, audience: &Audience, part: &IngressPart) -> u64 {
+    let here = |backend: &&BackendPart| {
+        let ports = audience.services.get(&backend.service);
+        ports.is_some_and(|ports| ports.contains(&backend.port))
+    };
+    let mut backends = part.backends.iter().filter(here).peekable();
+    if backends.peek().is_none() {
+        return 0;
+    }
+    let services = part.from.services.iter();
+    let pods: u64 = services.map(|(namespace, name)| mesh.addresses_of(namespace, name).count() as u64).sum();
+    let addresses = (pods + part.from.ranges.len() as u64).saturating_mul(budget::ENTRY);
+    let names: u64 = part.principals.iter().map(Principal::size).sum();
+    let groups = part.groups.iter().flatten().flat_map(|name| group(mesh, &audience.namespace, name));
+    let requests: u64 = groups.map(|(_, one)| one.size()).sum();
+    let sizes = backends.map(|backend| {
+        let server_names: u64 = match &backend.speaks {
+            Speaks::Plaintext => 0,
+            // They are asked for beside each match.
+            Speaks::Tls { server_names, .. } => server_names.iter().map(|name| budget::text(name)).sum(),
+        };
+        let matches = requests / budget::ENTRY + 1;
+        let names = names.saturating_add(server_names.saturating_mul(matches));
+        addresses.saturating_add(names).saturating_add(requests + budget::ENTRY)
+    });
+    sizes.fold(0, u64::saturating_add)
+}
+
+/// Bytes that limits become.
+pub(crate) fn limits_size(limits: &Limits) -> u64 {
+    let one = |limit: &HttpLimit| -> u64 {
+        let headers = limit.headers.iter().map(|(name, value)| budget::text(name) + value.len() as u64);
+        4 * budget::ENTRY + headers.sum::<u64>()
+    };
+    let routes: u64 = limits.routes.iter().map(|(path, limit)| budget::text(path) + one(limit)).sum();
+    budget::ENTRY + routes + limits.requests.as_ref().map_or(0, one)
 }
 
 /// Where calls may come from: `Some(None)` is anywhere, `None` nowhere (its services have no pods).

@@ -14,12 +14,13 @@ use super::inbound::{connects, group};
 use super::types::{Destination, Otherwise, Outbound, Route, Service, ServicePort};
 use super::upstream::{handling, retry};
 use crate::audience::Families;
+use crate::budget::{self, LeftOut};
 use crate::index::{Mesh, Space};
 use crate::ingest::{
     Carried, HttpMatch, PodPart, PolicyPart, Protocol, RetryRules, ServiceAccount, ServicePart,
     ServicePortPart, SplitPart,
 };
-use crate::object::Kind;
+use crate::object::{Kind, ObjectRef};
 use crate::settings::Settings;
 
 /// Everything of a caller that matters at one service: callers with equal sights get the same.
@@ -242,21 +243,42 @@ pub(super) fn listed<'a>(
 }
 
 /// The TrafficSplits of a service that count: those with matches by name, then the first without.
-fn splits<'a>(
+fn splits<'a>(mesh: &'a Mesh, namespace: &str, root: &str) -> impl Iterator<Item = &'a SplitPart> + use<'a> {
+    fitting_splits(mesh, namespace, root).0.into_iter()
+}
+
+/// The same, and the TrafficSplits that are too large for the service's routes.
+pub(crate) fn fitting_splits<'a>(
     mesh: &'a Mesh,
     namespace: &str,
-    root: &'a str,
-) -> impl Iterator<Item = &'a SplitPart> + use<'a> {
-    let all: Vec<_> = mesh
-        .policies()
-        .in_namespace(Kind::TrafficSplit, namespace)
-        .filter_map(|(_, part)| match part {
-            PolicyPart::TrafficSplit(split) if split.root == root => Some(split),
-            _ => None,
-        })
-        .collect();
-    let (matching, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|split| split.matches.is_some());
-    matching.into_iter().chain(rest.into_iter().take(1))
+    root: &str,
+) -> (Vec<&'a SplitPart>, LeftOut<&'a ObjectRef>) {
+    let all = mesh.policies().in_namespace(Kind::TrafficSplit, namespace);
+    let all = all.filter_map(|(key, part)| match part {
+        PolicyPart::TrafficSplit(split) if split.root == root => Some((key, split)),
+        _ => None,
+    });
+    let (matching, rest): (Vec<_>, Vec<_>) = all.partition(|(_, split)| split.matches.is_some());
+    let counting: Vec<_> = matching.into_iter().chain(rest.into_iter().take(1)).collect();
+    if counting.is_empty() {
+        return (Vec::new(), LeftOut::new());
+    }
+    let sizes = counting.iter().map(|(key, split)| (split_size(mesh, namespace, split), *key));
+    let (kept, left_out) = budget::within(sizes, budget::SPLITS);
+    let counting = counting.into_iter().filter(|(key, _)| kept.contains(key));
+    (counting.map(|(_, split)| split).collect(), left_out)
+}
+
+/// Bytes that a TrafficSplit becomes at one port: each match has a route, which names all receivers.
+fn split_size(mesh: &Mesh, namespace: &str, split: &SplitPart) -> u64 {
+    let backends: u64 = split.backends.keys().map(|name| 2 * budget::text(name)).sum();
+    match &split.matches {
+        None => backends,
+        Some(groups) => {
+            let matches = groups.iter().flat_map(|name| group(mesh, namespace, name));
+            matches.map(|(_, one)| one.size() + backends).fold(0, u64::saturating_add)
+        }
+    }
 }
 
 /// Where requests or connections to a service port go. A receiver that cannot take calls (no such service or port, another protocol,

@@ -5,6 +5,7 @@ mod apps;
 mod audit;
 mod balance;
 mod dual;
+mod edges;
 mod egress;
 mod endpoints;
 mod grpc;
@@ -16,6 +17,7 @@ mod outside;
 mod protocols;
 mod revoked;
 mod splits;
+mod strangers;
 mod undelivered;
 mod upstream;
 

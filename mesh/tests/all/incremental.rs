@@ -188,7 +188,30 @@ fn objects() -> Vec<Object> {
     all.extend(outside());
     all.extend([gateway(&[]), gateway(&["192.0.2.7", "192.0.2.1"])]);
     all.extend(flavours());
+    let mut all = addressed(all);
+    all.extend(strangers());
     all
+}
+
+/// Whoever says that an address is theirs which is somebody else's, or lets go of it.
+fn strangers() -> Vec<Object> {
+    let at = |name: &str, namespace: &str, addresses: &[&str], phase: &str| {
+        let mut value = pod_value(name, "thief", "thief");
+        value["metadata"]["namespace"] = json!(namespace);
+        let addresses: Vec<_> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+        value["status"] = json!({"phase": phase, "podIPs": addresses});
+        pod_of(value)
+    };
+    vec![
+        at("v1", NS, &[], "Running"),
+        at("a-stranger", "elsewhere", &["10.1.0.1"], "Running"),
+        at("a-stranger", "elsewhere", &["10.1.0.2", "10.1.0.1"], "Succeeded"),
+        at("z-stranger", NS, &["10.1.0.1", "10.1.0.2"], "Running"),
+        at("v2", NS, &["10.1.0.1"], "Running"),
+        slice("members", &[("http", 8080)], &[("thief-1", "10.1.0.1", true), ("v2", "10.1.0.2", true)]),
+        slice("by-hand", &[("http", 8080)], &[("thief-1", "10.1.0.1", true), ("thief-1", "10.0.0.10", true)]),
+        service("taker", "10.1.0.2", json!({"app": "nobody"}), &[("http", 8080, json!(8080))]),
+    ]
 }
 
 /// Ports that declare nothing, headless services that share pods, and one whose endpoints a person writes.
@@ -257,7 +280,7 @@ fn large(services: usize) -> World {
         let (name, address) = (format!("s{n}"), format!("10.2.0.{n}"));
         all.push(pod(&name, &name, &name));
         all.push(service(&name, &address, json!({"app": name}), &[("http", 80, json!(8080))]));
-        all.push(slice(&name, &[("http", 8080)], &[(name.as_str(), "10.3.0.1", true)]));
+        all.push(slice(&name, &[("http", 8080)], &[(name.as_str(), &format!("10.3.0.{n}"), true)]));
         all.push(target(&name, &name, &["buyer"], http("books")));
     }
     World::new(mesh(all))
@@ -266,7 +289,7 @@ fn large(services: usize) -> World {
 #[test]
 fn an_endpoint_is_one_resource_for_those_who_may_call_the_service() {
     let mut world = large(20);
-    let step = apply(slice("s7", &[("http", 8080)], &[("s7", "10.3.0.2", true)]));
+    let step = apply(slice("s7", &[("http", 8080)], &[("s7", "10.3.0.7", false)]));
     let (work, resources, audiences) = world.work(step);
     assert_eq!((resources, audiences), (1, 1), "the buyer's endpoints of s7");
     assert_eq!(work, Work { computed: 2, encoded: 1, visited: 1 });
@@ -276,7 +299,7 @@ fn an_endpoint_is_one_resource_for_those_who_may_call_the_service() {
 fn equal_resources_of_several_audiences_are_encoded_once() {
     let mut world =
         World::new(mesh_of(settings_with(Mtls::Strict, Authorization::AllowAll, Egress::Deny), bookstore()));
-    let step = apply(slice("warehouse", &[("tcp", 5432)], &[("warehouse-1", "10.1.0.4", true)]));
+    let step = apply(slice("warehouse", &[("tcp", 5432)], &[("warehouse-1", "10.1.0.3", false)]));
     let (work, resources, audiences) = world.work(step);
     assert_eq!((resources, audiences), (4, 4), "everybody's endpoints of the warehouse");
     // Service and receiver, as the bookstore sees them, to which they are opened, and as the others do.

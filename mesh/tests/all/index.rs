@@ -9,7 +9,7 @@ use crate::world::*;
 #[test]
 fn applying_the_same_again_changes_nothing() {
     let mut mesh = mesh(bookstore());
-    for object in bookstore() {
+    for object in addressed(bookstore()) {
         assert_eq!(mesh.apply(object.clone()), Changed::Nothing, "{}", object.reference());
     }
     assert_eq!(mesh.delete(&ObjectRef::new(Kind::Pod, NS, "ghost")), Changed::Nothing);

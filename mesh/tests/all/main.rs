@@ -3,10 +3,14 @@
 // Literals read better without a & before each.
 #![allow(clippy::needless_pass_by_value)]
 
+mod addresses;
 mod authors;
+mod bombs;
+mod corpus;
 mod decide;
 mod dual;
 mod envoy;
+mod floors;
 mod hostile;
 mod incremental;
 mod index;

@@ -57,7 +57,7 @@ fn rich() -> Vec<Object> {
     // Of one name only one at a time: which of two is there depends on which comes last.
     let mut names = BTreeSet::new();
     let outside = outside().into_iter().filter(|object| names.insert(object.reference())).collect::<Vec<_>>();
-    bookstore().into_iter().chain(more).chain(outside).collect()
+    addressed(bookstore().into_iter().chain(more).chain(outside))
 }
 
 fn everything(mesh: &Mesh) -> BTreeMap<String, Snapshot> {

@@ -105,7 +105,9 @@ fn changes_are_small() {
             .map(|(kind, name, _)| format!("{} {name}", kind.as_str()))
             .collect()
     };
-    mesh.apply(pod("v3", "bookstore", "bookstore"));
+    let mut third = pod_value("v3", "bookstore", "bookstore");
+    third["status"]["podIP"] = serde_json::json!("10.1.0.9");
+    mesh.apply(pod_of(third));
     mesh.apply(slice(
         "bookstore",
         &[("http", 8080)],

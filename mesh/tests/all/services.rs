@@ -238,3 +238,42 @@ fn addresses_of_a_pod_are_those_that_its_sidecar_hears_at() {
     mesh.apply(pod_of(six));
     assert_eq!(view(&mesh, &mesh.audience(NS, "buyer-1").unwrap()).families, Families::V6);
 }
+
+/// A service may be made by anybody in the namespace, under a name that comes first.
+#[test]
+fn no_service_turns_a_port_of_requests_into_one_of_bytes() {
+    use mesh::ingest::Protocol::{Http, Http2, Tcp, Undeclared};
+    let declared = [("http", Http), ("grpc", Http2), ("tcp", Tcp), ("", Undeclared)];
+    for ((one, first), (two, second)) in declared.iter().flat_map(|a| declared.map(|b| (*a, b))) {
+        let port = |name: &str, address: &str, declared: &str| {
+            service(name, address, json!({"app": "db"}), &[(declared, 80, json!(8080))])
+        };
+        let mesh = mesh([
+            namespace(NS, "demo"),
+            db("db-0", "10.1.0.5"),
+            port("a", "10.0.0.1", one),
+            port("b", "10.0.0.2", two),
+            policy("TCPRoute", "every-tcp-port", json!({"matches": {"ports": []}})),
+            target("t", "db", &["buyer"], tcp("every-tcp-port")),
+        ]);
+        let expected = match (first, second) {
+            (Tcp, Tcp) => Tcp,
+            (Tcp | Undeclared, other) => other,
+            (Http2, _) => Http2,
+            (Http, _) => Http,
+        };
+        let expected = if (first, second) == (Undeclared, Tcp) { Undeclared } else { expected };
+        let audience = mesh.audience(NS, "db-0").unwrap();
+        assert_eq!(audience.ports, [(8080, expected)].into(), "{one} {two}");
+        let bytes = Call { request: Request::Tcp, ..request("buyer", "db-0", "GET", "/", &[]) };
+        let open = matches!(decide(&mesh, &bytes), Verdict::Allowed(_));
+        assert_eq!(open, (first, second) == (Tcp, Tcp), "{one} {two}");
+        // Both are named.
+        let conflict = !first.agrees(second);
+        let problems: Vec<_> = mesh.problems().iter().map(ToString::to_string).collect();
+        let named = problems
+            .iter()
+            .any(|text| text.starts_with("Service shop/b: ") && text.contains("service a says"));
+        assert_eq!(named, conflict, "{one} {two}: {problems:?}");
+    }
+}

@@ -4,10 +4,12 @@
 //!  buyer, thief ──▶ bookstore (v1: sa bookstore, v2: sa bookstore) ──▶ warehouse (sa warehouse; tcp 5432)
 //! ```
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crds::mesh_config::{Authorization, Egress, MeshConfigSpec, Mtls};
 use mesh::decide::{Callee, Caller, Request};
 use mesh::ingest::ServiceAccount;
-use mesh::{Call, Mesh, Object, Settings};
+use mesh::{Call, Mesh, Object, ObjectRef, Settings};
 use serde_json::{Value, json};
 
 pub const NS: &str = "shop";
@@ -190,9 +192,34 @@ pub fn mesh(objects: impl IntoIterator<Item = Object>) -> Mesh {
     mesh_of(settings(), objects)
 }
 
+/// Gives pods that have no address those that slices say that they have, as a kubelet would have given them.
+pub fn addressed(objects: impl IntoIterator<Item = Object>) -> Vec<Object> {
+    use k8s_openapi::api::core::v1::PodIP;
+    let mut objects: Vec<Object> = objects.into_iter().collect();
+    let mut listed: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    for object in &objects {
+        let Object::EndpointSlice(slice) = object else { continue };
+        for endpoint in &slice.endpoints {
+            let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.clone());
+            let of = (object.reference().namespace, pod.unwrap_or_default());
+            listed.entry(of).or_default().extend(endpoint.addresses.first().cloned());
+        }
+    }
+    for object in &mut objects {
+        let ObjectRef { namespace, name, .. } = object.reference();
+        let Object::Pod(pod) = object else { continue };
+        let status = pod.status.get_or_insert_default();
+        if status.pod_ip.is_none() && status.pod_ips.is_none() {
+            let listed = listed.get(&(namespace, name)).into_iter().flatten();
+            status.pod_ips = Some(listed.map(|ip| PodIP { ip: ip.clone() }).collect());
+        }
+    }
+    objects
+}
+
 pub fn mesh_of(settings: Settings, objects: impl IntoIterator<Item = Object>) -> Mesh {
     let mut mesh = Mesh::new(settings);
-    for object in objects {
+    for object in addressed(objects) {
         mesh.apply(object);
     }
     mesh

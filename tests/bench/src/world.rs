@@ -151,7 +151,7 @@ impl World {
         let namespace = json!({"metadata": {"name": NAMESPACE, "labels": labels}});
         let mut all = vec![object::<k8s_openapi::api::core::v1::Namespace>(namespace)?, split(0)?, routes()?];
         for client in 0..self.clients {
-            all.push(sidecar(&pod(client), &self.account(client), "client")?);
+            all.push(sidecar(&pod(client), &self.account(client), "client", &[])?);
         }
         for number in 0..self.hostile {
             all.push(sidecar(&hostile_pod(number), &hostile_account(number), "hostile")?);
@@ -164,7 +164,9 @@ impl World {
         }
         for (service, sources) in sources.iter().enumerate() {
             let app = server(service);
-            all.push(sidecar(&app, &app, &app)?);
+            // An endpoint counts only at an address that the pod has.
+            let addresses: Vec<_> = (1..4 + MOVES).map(|n| address(service, n)).collect();
+            all.push(sidecar(&app, &app, &app, &addresses)?);
             all.push(object::<k8s_openapi::api::core::v1::Service>(json!({
                 "metadata": {"name": format!("service-{service}"), "namespace": NAMESPACE},
                 "spec": {"clusterIP": format!("172.16.{}.{}", service / 250, service % 250), "selector": {"app": app},
@@ -182,14 +184,20 @@ impl World {
     }
 }
 
+/// Addresses that the last endpoint of a service has one after the other.
+const MOVES: usize = 8;
+
+fn address(service: usize, n: usize) -> String {
+    format!("10.{}.{}.{n}", service / 250, service % 250)
+}
+
 /// The endpoints of a service; `round` makes them different.
 ///
 /// # Errors
 /// None that can happen: they are well formed.
 pub fn slice(service: usize, round: usize) -> anyhow::Result<Object> {
-    let address = |n: usize| format!("10.{}.{}.{n}", service / 250, service % 250);
-    let endpoints: Vec<_> = [1, 2, 3, 4 + round % 200]
-        .map(|n| json!({"addresses": [address(n)], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": server(service)}}))
+    let endpoints: Vec<_> = [1, 2, 3, 4 + round % MOVES]
+        .map(|n| json!({"addresses": [address(service, n)], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": server(service)}}))
         .into();
     object::<k8s_openapi::api::discovery::v1::EndpointSlice>(json!({
         "metadata": {"name": format!("service-{service}-1"), "namespace": NAMESPACE,
@@ -233,11 +241,12 @@ fn target(service: usize, sources: &[usize], more: impl Iterator<Item = String>)
     }))
 }
 
-fn sidecar(name: &str, account: &str, app: &str) -> anyhow::Result<Object> {
+fn sidecar(name: &str, account: &str, app: &str, addresses: &[String]) -> anyhow::Result<Object> {
+    let addresses: Vec<_> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
     object::<k8s_openapi::api::core::v1::Pod>(json!({
         "metadata": {"name": name, "namespace": NAMESPACE, "uid": name,
                      "labels": {"app": app, "meshwright.io/mesh": "bench", "meshwright.io/revision": "0.1.0"}},
         "spec": {"serviceAccountName": account, "containers": [{"name": "meshwright-proxy"}]},
-        "status": {"phase": "Running"},
+        "status": {"phase": "Running", "podIPs": addresses},
     }))
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -101,16 +101,29 @@ impl Identities {
         Self { issuer: Issuer::new(params, key), root }
     }
 
-    /// A folder as `meshwright-proxy` keeps it, for a service account.
-    pub fn issue(&self, namespace: &str, account: &str) -> TempDir {
+    /// A certificate that the root vouches for and its key, as PEM. A name with `://` is a URI, any other a DNS name;
+    /// `subject` is its common name, if it has one.
+    pub fn certificate(&self, names: &[&str], subject: Option<&str>) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         // A leaf with its root's name would look self-signed.
         params.distinguished_name = DistinguishedName::new();
+        if let Some(subject) = subject {
+            params.distinguished_name.push(DnType::CommonName, subject);
+        }
         params.use_authority_key_identifier_extension = true;
+        let name = |name: &&str| match name.contains("://") {
+            true => SanType::URI((*name).try_into().unwrap()),
+            false => SanType::DnsName((*name).try_into().unwrap()),
+        };
+        params.subject_alt_names = names.iter().map(name).collect();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// A folder as `meshwright-proxy` keeps it, for a service account.
+    pub fn issue(&self, namespace: &str, account: &str) -> TempDir {
         let id = crds::labels::spiffe_id("cluster.local", namespace, account);
-        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let (certificate, key) = self.certificate(&[&id], None);
         let secret = |name: &str, field: &str, value: serde_json::Value| {
             json!({"resources": [{
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
@@ -118,7 +131,7 @@ impl Identities {
             }]})
         };
         let identity = json!({
-            "certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key.serialize_pem()},
+            "certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key},
         });
         let trust = json!({"trusted_ca": {"inline_string": self.root}});
         let folder = TempDir::new().unwrap();

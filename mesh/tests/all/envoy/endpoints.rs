@@ -130,8 +130,10 @@ impl Stage {
         let all: Vec<_> =
             endpoints.iter().map(|(pod, last, ready)| (*pod, format!("10.1.0.{last}"), *ready)).collect();
         let all: Vec<_> = all.iter().map(|(pod, address, ready)| (*pod, address.as_str(), *ready)).collect();
-        for (pod, ..) in endpoints {
-            self.mesh.apply(member(pod));
+        for (pod, last, _) in endpoints {
+            let mut value = pod_value(pod, "store", "store");
+            value["status"]["podIP"] = json!(format!("10.1.0.{last}"));
+            self.mesh.apply(pod_of(value));
         }
         self.mesh.apply(slice("store", &[("http", 8080)], &all));
         self.publish();

@@ -12,12 +12,12 @@ fn object<T: DeserializeOwned + Into<Object>>(value: Value) -> Object {
     serde_json::from_value::<T>(value).unwrap().into()
 }
 
-fn pod(name: &str) -> Object {
+fn pod(name: &str, address: &str) -> Object {
     object::<k8s_openapi::api::core::v1::Pod>(json!({
         "metadata": {"name": name, "namespace": "shop", "uid": name,
                      "labels": {"app": name, "meshwright.io/mesh": "demo", "meshwright.io/revision": "0.1.0"}},
         "spec": {"serviceAccountName": name, "containers": [{"name": "meshwright-proxy"}]},
-        "status": {"phase": "Running"},
+        "status": {"phase": "Running", "podIP": address},
     }))
 }
 
@@ -52,8 +52,8 @@ fn mesh(port: u16, protocol: &str) -> Mesh {
         object::<k8s_openapi::api::core::v1::Namespace>(
             json!({"metadata": {"name": "shop", "labels": {"meshwright.io/mesh": "demo"}}}),
         ),
-        pod("buyer"),
-        pod("bookstore"),
+        pod("buyer", "10.1.0.2"),
+        pod("bookstore", "10.1.0.1"),
         object::<k8s_openapi::api::core::v1::Service>(json!({
             "metadata": {"name": "bookstore", "namespace": "shop"},
             "spec": {"clusterIP": "10.0.0.10", "selector": {"app": "bookstore"},
