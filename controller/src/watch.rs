@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::certificates::trust::Directive;
 use crate::snapshots::{Input, Snapshots};
-use current::{Freshness, Listed, Seen, Times};
+use current::{Freshness, Lists, Seen, Times};
 use monitor::Monitor;
 
 pub mod current;
@@ -186,7 +186,7 @@ pub fn start(
     names.push(settings::KIND);
     let syncing = Syncing::new(&names, readiness.clone(), snapshots.clone());
     let seen = Seen::default();
-    let newest = Listed { client: client.clone(), mesh: mesh.to_owned() };
+    let newest = Lists { client: client.clone(), mesh: mesh.to_owned() };
     let fresh = Freshness::new(seen.clone(), Arc::new(newest), snapshots.clone(), Times::default());
     snapshots.guard(Arc::new(fresh));
     let watching = Watching { client, stop, syncing, seen, monitor: monitor.clone() };

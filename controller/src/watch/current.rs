@@ -10,7 +10,7 @@
 //! has everything that a list of after its coming shows is at least as new. One look is for all streams that came before
 //! it, and there is at most one in [`Times::pause`]. Versions are compared for equality only, as the API's contract has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,35 +51,71 @@ impl Default for Times {
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
 
-/// Kind, namespace and name of an object, and its version.
-pub type Versions = BTreeMap<(&'static str, String, String), String>;
+/// Kind, namespace and name of an object.
+pub type Key = (&'static str, String, String);
+/// The version of each.
+pub type Versions = BTreeMap<Key, String>;
+
+/// What there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Every object.
+    pub versions: Versions,
+    /// Kinds of which the API server says that there are none, or that this replica may not see them. They are not
+    /// compared: no replica knows more of them, and sidecars that are refused for that would miss all else.
+    pub unseen: BTreeSet<&'static str>,
+}
 
 /// Says what there is now.
 pub trait Newest: Send + Sync + 'static {
     /// Every policy and what decides about them, as the API server has it at the time of the call.
-    fn newest(&self) -> BoxFuture<'_, Result<Versions, String>>;
+    fn newest(&self) -> BoxFuture<'_, Result<Listed, String>>;
 }
 
 /// What the watches have handed over so far.
 #[derive(Clone, Default)]
-pub struct Seen(Arc<Mutex<Versions>>);
+pub struct Seen(Arc<Mutex<Handed>>);
+
+#[derive(Default)]
+struct Handed {
+    now: Versions,
+    /// What was known when the look began, and since.
+    since: BTreeSet<(Key, String)>,
+}
 
 impl Seen {
     /// Notes a version, or that an object is gone.
     pub fn note(&self, kind: &'static str, (namespace, name): (String, String), version: Option<String>) {
-        let mut all = self.0.lock();
+        let (mut handed, key) = (self.0.lock(), (kind, namespace, name));
         match version {
-            Some(version) => all.insert((kind, namespace, name), version),
-            None => all.remove(&(kind, namespace, name)),
-        };
+            Some(version) => {
+                handed.since.insert((key.clone(), version.clone()));
+                handed.now.insert(key, version);
+            }
+            None => {
+                handed.now.remove(&key);
+            }
+        }
     }
 
-    /// An object that is not known as it is; `None` when all are.
-    fn missing(&self, newest: &Versions) -> Option<String> {
-        let all = self.0.lock();
-        let different = newest.iter().find(|(key, version)| all.get(*key) != Some(version));
-        let gone = || all.keys().find(|key| !newest.contains_key(*key));
-        let (kind, namespace, name) = different.map(|(key, _)| key).or_else(gone)?;
+    /// A look begins.
+    fn begin(&self) {
+        let mut handed = self.0.lock();
+        handed.since = handed.now.clone().into_iter().collect();
+    }
+
+    /// An object that is not known as it is listed, or is not listed any more; `None` when there is none. What has
+    /// moved on since it was listed has been known as it was.
+    fn missing(&self, listed: &Listed) -> Option<String> {
+        let handed = self.0.lock();
+        let known =
+            |(key, version): &(&Key, &String)| handed.since.contains(&((*key).clone(), (*version).clone()));
+        let different = listed.versions.iter().find(|one| !known(one)).map(|(key, _)| key);
+        let gone = || {
+            let seen = handed.now.keys().filter(|key| !listed.unseen.contains(key.0));
+            seen.into_iter().find(|key| !listed.versions.contains_key(*key))
+        };
+        let (kind, namespace, name) = different.or_else(gone)?;
         Some(format!("{kind} {namespace}/{name}"))
     }
 }
@@ -116,6 +152,7 @@ impl Freshness {
 
     async fn look(&self) -> Found {
         let until = Instant::now() + self.times.patience;
+        self.seen.begin();
         loop {
             let newest = match tokio::time::timeout_at(until, self.newest.newest()).await {
                 Ok(Ok(newest)) => newest,
@@ -142,59 +179,81 @@ impl Gate for Freshness {
 }
 
 /// Asks the API server.
-pub(super) struct Listed {
+pub(super) struct Lists {
     pub(super) client: Client,
     pub(super) mesh: String,
 }
 
-impl Newest for Listed {
-    fn newest(&self) -> BoxFuture<'_, Result<Versions, String>> {
+type OfKind = Result<Option<Versions>, String>;
+
+impl Newest for Lists {
+    fn newest(&self) -> BoxFuture<'_, Result<Listed, String>> {
         let client = &self.client;
         let configs = async {
             let mut all = list::<MeshConfig>(client, settings::KIND).await?;
-            all.retain(|(_, _, name), _| *name == self.mesh);
+            all.iter_mut().for_each(|all| all.retain(|(_, _, name), _| *name == self.mesh));
             Ok(all)
         };
         Box::pin(async move {
-            let kinds: Vec<BoxFuture<'_, Result<Versions, String>>> = vec![
-                Box::pin(configs),
-                Box::pin(list::<PolicySource>(client, Kind::PolicySource.as_str())),
-                Box::pin(list::<TrafficTarget>(client, Kind::TrafficTarget.as_str())),
-                Box::pin(list::<HTTPRouteGroup>(client, Kind::HTTPRouteGroup.as_str())),
-                Box::pin(list::<TCPRoute>(client, Kind::TCPRoute.as_str())),
-                Box::pin(list::<TrafficSplit>(client, Kind::TrafficSplit.as_str())),
-                Box::pin(list::<MeshPolicy>(client, Kind::MeshPolicy.as_str())),
-                Box::pin(list::<Egress>(client, Kind::Egress.as_str())),
-                Box::pin(list::<IngressBackend>(client, Kind::IngressBackend.as_str())),
-                Box::pin(list::<Retry>(client, Kind::Retry.as_str())),
-                Box::pin(list::<UpstreamTrafficSetting>(client, Kind::UpstreamTrafficSetting.as_str())),
+            let kinds: Vec<(&'static str, BoxFuture<'_, OfKind>)> = vec![
+                (settings::KIND, Box::pin(configs)),
+                kind::<PolicySource>(client, Kind::PolicySource),
+                kind::<TrafficTarget>(client, Kind::TrafficTarget),
+                kind::<HTTPRouteGroup>(client, Kind::HTTPRouteGroup),
+                kind::<TCPRoute>(client, Kind::TCPRoute),
+                kind::<TrafficSplit>(client, Kind::TrafficSplit),
+                kind::<MeshPolicy>(client, Kind::MeshPolicy),
+                kind::<Egress>(client, Kind::Egress),
+                kind::<IngressBackend>(client, Kind::IngressBackend),
+                kind::<Retry>(client, Kind::Retry),
+                kind::<UpstreamTrafficSetting>(client, Kind::UpstreamTrafficSetting),
             ];
-            let all = futures::future::try_join_all(kinds).await?;
-            Ok(all.into_iter().flatten().collect())
+            let (names, lists): (Vec<_>, Vec<_>) = kinds.into_iter().unzip();
+            let mut listed = Listed::default();
+            for (kind, versions) in names.into_iter().zip(futures::future::try_join_all(lists).await?) {
+                match versions {
+                    Some(versions) => listed.versions.extend(versions),
+                    None => drop(listed.unseen.insert(kind)),
+                }
+            }
+            Ok(listed)
         })
     }
 }
 
-/// Names and versions of a kind. Without a resource version in the question the answer is consistent with all that was
-/// written before.
-async fn list<K>(client: &Client, kind: &'static str) -> Result<Versions, String>
+fn kind<K>(client: &Client, kind: Kind) -> (&'static str, BoxFuture<'_, OfKind>)
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
+{
+    (kind.as_str(), Box::pin(list::<K>(client, kind.as_str())))
+}
+
+/// Names and versions of a kind; `None` when it is not served or may not be seen. Without a resource version in the question
+/// the answer is consistent with all that was written before.
+async fn list<K>(client: &Client, kind: &'static str) -> OfKind
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
     let api: Api<K> = Api::all(client.clone());
     let (mut versions, mut params) = (Versions::new(), ListParams::default().limit(PAGE));
     loop {
-        let page = api
-            .list_metadata(&params)
-            .await
-            .map_err(|error| format!("{kind} cannot be listed: {}", runtime::logging::chain(&error)))?;
+        let page = match api.list_metadata(&params).await {
+            Ok(page) => page,
+            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
+                tracing::warn!(kind, code = status.code, "not compared: the API server shows none");
+                return Ok(None);
+            }
+            Err(error) => {
+                return Err(format!("{kind} cannot be listed: {}", runtime::logging::chain(&error)));
+            }
+        };
         for object in page.items {
             let key = (kind, object.namespace().unwrap_or_default(), object.name_any());
             versions.insert(key, object.resource_version().unwrap_or_default());
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),
-            None => return Ok(versions),
+            None => return Ok(Some(versions)),
         }
     }
 }

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use mesh::{Mesh, Settings};
 
-use super::current::{Freshness, Newest, Versions};
+use super::current::{Freshness, Listed, Newest};
 use super::*;
 use crate::metrics::Metrics;
 use crate::snapshots::{Found, Gate, Holds};
@@ -91,12 +91,12 @@ async fn a_kind_that_is_not_served_is_not_an_empty_list() {
 
 /// What the API server says, one answer after the other; the last one again and again.
 struct Says {
-    answers: Mutex<VecDeque<Result<Versions, String>>>,
+    answers: Mutex<VecDeque<Result<Listed, String>>>,
     asked: AtomicUsize,
 }
 
 impl Newest for Says {
-    fn newest(&self) -> BoxFuture<'_, Result<Versions, String>> {
+    fn newest(&self) -> BoxFuture<'_, Result<Listed, String>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let mut answers = self.answers.lock();
         let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
@@ -108,8 +108,9 @@ fn key(name: &str) -> (&'static str, String, String) {
     ("TrafficTarget", "shop".to_owned(), name.to_owned())
 }
 
-fn held(all: &[(&str, &str)]) -> Versions {
-    all.iter().map(|(name, version)| (key(name), (*version).to_owned())).collect()
+fn held(all: &[(&str, &str)]) -> Listed {
+    let versions = all.iter().map(|(name, version)| (key(name), (*version).to_owned())).collect();
+    Listed { versions, ..Listed::default() }
 }
 
 const TIMES: Times = Times {
@@ -118,7 +119,7 @@ const TIMES: Times = Times {
     again: Duration::from_millis(2),
 };
 
-fn gate(answers: Vec<Result<Versions, String>>) -> (Arc<Freshness>, Arc<Says>, Seen, Snapshots) {
+fn gate(answers: Vec<Result<Listed, String>>) -> (Arc<Freshness>, Arc<Says>, Seen, Snapshots) {
     let says = Arc::new(Says { answers: Mutex::new(answers.into()), asked: AtomicUsize::new(0) });
     let (seen, snapshots) = (Seen::default(), snapshots());
     (Arc::new(Freshness::new(seen.clone(), says.clone(), snapshots.clone(), TIMES)), says, seen, snapshots)
@@ -177,7 +178,7 @@ async fn without_the_api_server_only_those_are_served_that_hold_nothing() {
 /// Streams that come at once share a look that began after all of them.
 #[tokio::test]
 async fn a_storm_of_streams_costs_two_looks() {
-    let (gate, says, _, _) = gate(vec![Ok(Versions::new())]);
+    let (gate, says, _, _) = gate(vec![Ok(Listed::default())]);
     let all = futures::future::join_all((0..1000).map(|_| gate.check())).await;
     assert!(all.iter().all(|found| *found == Found::Current));
     assert!(says.asked.load(Ordering::SeqCst) <= 2, "{:?}", says.asked);
@@ -217,4 +218,30 @@ async fn a_replica_that_begins_waits_for_what_is_being_put_back() {
     snapshots.send(Input::Apply(Box::new(target("store")))).await;
     until("it is put back", || readiness.missing().is_empty()).await;
     assert!(snapshots.synced());
+}
+
+/// While policies are written all the time, what is listed has been known, though it is newer by now.
+#[tokio::test]
+async fn what_has_moved_on_since_it_was_listed_does_not_hold_streams_up() {
+    let (gate, says, seen, snapshots) = gate(vec![Ok(held(&[("buy", "2")]))]);
+    note(&seen, "buy", Some("1"));
+    snapshots.guard(gate);
+    let waiting = tokio::spawn({
+        let snapshots = snapshots.clone();
+        async move { snapshots.current(Holds::Something).await }
+    });
+    until("it has looked", || says.asked.load(Ordering::SeqCst) >= 1).await;
+    note(&seen, "buy", Some("2"));
+    note(&seen, "buy", Some("3"));
+    assert_eq!(waiting.await.unwrap(), Ok(()));
+}
+
+/// A CRD that was deleted, a right that was taken away: everybody is as blind, and sidecars need their endpoints.
+#[tokio::test]
+async fn a_kind_that_nobody_can_see_holds_no_stream_up() {
+    let unseen = Listed { unseen: ["TrafficTarget"].into(), ..Listed::default() };
+    let (gate, _, seen, snapshots) = gate(vec![Ok(unseen)]);
+    note(&seen, "buy", Some("1"));
+    snapshots.guard(gate);
+    assert_eq!(snapshots.current(Holds::Something).await, Ok(()));
 }
