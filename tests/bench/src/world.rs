@@ -154,7 +154,7 @@ impl World {
             all.push(sidecar(&pod(client), &self.account(client), "client", &[])?);
         }
         for number in 0..self.hostile {
-            all.push(sidecar(&hostile_pod(number), &hostile_account(number), "hostile")?);
+            all.push(sidecar(&hostile_pod(number), &hostile_account(number), "hostile", &[])?);
         }
         let mut sources = vec![Vec::new(); self.services];
         for account in 0..self.accounts() {
