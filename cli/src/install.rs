@@ -1,7 +1,8 @@
 //! `meshwright install`: kinds, operator and one MeshConfig by server-side apply; then wait until it is ready.
 //!
 //! Doing it again changes nothing that was not asked for: on a mesh that exists only the flags that were given
-//! are written, so that a forgotten flag takes no namespace out of the mesh and starts no upgrade.
+//! are written, so that a forgotten flag takes no namespace out of the mesh and starts no upgrade. What somebody else
+//! made (definitions of SMI and OSM, the namespace) stays theirs.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +10,19 @@ use anyhow::Context;
 use crds::MeshConfig;
 use crds::mesh_config::{self, Authorization, CaProvider, MeshConfigStatus, Mtls};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::Outcome;
 use crate::cluster::{self, LOOK, MANAGER};
+use crate::definitions::{self, Step};
 use crate::manifests::{self, Options};
 use crate::output::{self, Format, advise};
 use crate::progress::Progress;
+use crate::{Outcome, ours, root};
 
 /// Name of the operator's Deployment.
 pub const OPERATOR: &str = "meshwright-operator";
@@ -52,6 +54,9 @@ pub struct Arguments {
     /// Prefix of all images
     #[arg(long, default_value = LOCAL_PREFIX)]
     image_prefix: String,
+    /// Overwrite definitions of SMI and OSM that somebody else installed, where they are different from ours
+    #[arg(long)]
+    force_conflicts: bool,
     /// Only show what would be applied; asks no cluster
     #[arg(long)]
     dry_run: bool,
@@ -137,7 +142,11 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     let client = cluster::connect().await?;
     let deadline = Instant::now() + arguments.timeout;
     let mut progress = Progress::begin();
+    sole_mesh(&client, &options).await?;
+    let system = without_others(&client, system, arguments.force_conflicts, &mut progress).await?;
     apply_system(&client, &system, &mut progress).await?;
+    // Releases before let the garbage collector take the root of trust together with the MeshConfig.
+    root::disown(&client, &options.namespace).await?;
     apply_mesh(&client, &options, arguments.version.is_some(), &mut progress).await?;
     if arguments.wait {
         wait(&client, &options, deadline, &mut progress).await?;
@@ -165,6 +174,88 @@ fn dry_run(system: &[Value], mesh: &Value, format: Format) -> anyhow::Result<Out
     };
     output::print(&text)?;
     Ok(Outcome::Done)
+}
+
+/// One control plane has one mesh: a second MeshConfig in its namespace would only stall.
+async fn sole_mesh(client: &Client, options: &Options) -> anyhow::Result<()> {
+    let api: Api<MeshConfig> = Api::all(client.clone());
+    let meshes = cluster::list(&api, &ListParams::default()).await?.unwrap_or_default();
+    let other = meshes
+        .iter()
+        .find(|mesh| mesh.spec.namespace == options.namespace && mesh.name_any() != options.mesh)
+        .filter(|_| !meshes.iter().any(|mesh| mesh.name_any() == options.mesh));
+    match other {
+        None => Ok(()),
+        Some(other) => Err(advise(
+            format!(
+                "mesh {} lives in namespace {} already; mesh {} would be a second one there",
+                other.name_any(),
+                options.namespace,
+                options.mesh
+            ),
+            format!("add --mesh {}, or another --namespace", other.name_any()),
+        )),
+    }
+}
+
+/// The objects to apply, without those that are somebody else's. Decided before anything is written.
+async fn without_others(
+    client: &Client,
+    system: Vec<Value>,
+    force: bool,
+    progress: &mut Progress,
+) -> anyhow::Result<Vec<Value>> {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let (mut apply, mut refused) = (Vec::new(), Vec::new());
+    for mut object in system {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        match object["kind"].as_str() {
+            Some("CustomResourceDefinition") => {
+                let live = definitions.get_opt(&name).await.context("reading definitions")?;
+                match definitions::decide(&object, live.as_ref(), force) {
+                    Step::Apply => apply.push(object),
+                    Step::Leave(differences) => leave(&name, &differences, progress),
+                    Step::Refuse(missing) => refused.push(format!("{name}: {}", missing.join(", "))),
+                    Step::Overwrite(differences) => {
+                        progress.done(&format!("{name} is somebody else's and is overwritten:"));
+                        differences.iter().for_each(|difference| progress.done(&format!("  {difference}")));
+                        // Without our mark, so that uninstalling never takes it away.
+                        object["metadata"]["labels"] = json!({});
+                        if let Some(live) = &live {
+                            object["spec"]["versions"] = definitions::versions_to_write(&object, live);
+                        }
+                        apply.push(object);
+                    }
+                }
+            }
+            Some("Namespace") => match namespaces.get_opt(&name).await.context("reading the namespace")? {
+                Some(there) if !ours::is_created(&there.metadata) => {
+                    progress.done(&format!("namespace {name} was there; it stays as it is"));
+                }
+                _ => apply.push(object),
+            },
+            _ => apply.push(object),
+        }
+    }
+    if refused.is_empty() {
+        return Ok(apply);
+    }
+    Err(advise(
+        format!("definitions of somebody else do not serve what the mesh reads: {}", refused.join("; ")),
+        "update them, or add --force-conflicts to overwrite them; nothing was applied",
+    ))
+}
+
+fn leave(name: &str, differences: &[String], progress: &mut Progress) {
+    if differences.is_empty() {
+        progress.done(&format!("{name} is somebody else's and says what ours says; it stays"));
+        return;
+    }
+    progress.done(&format!(
+        "{name} is somebody else's and stays (--force-conflicts overwrites it); different are:"
+    ));
+    differences.iter().for_each(|difference| progress.done(&format!("  {difference}")));
 }
 
 async fn apply_system(client: &Client, system: &[Value], progress: &mut Progress) -> anyhow::Result<()> {

@@ -1,23 +1,29 @@
 //! `meshwright`: install, look, ask why, upgrade. One file per verb.
 //!
 //! ```text
-//!  main ──▶ install, uninstall ──▶ manifests (pure: flags → objects)
+//!  main ──▶ install, uninstall ──▶ manifests (pure: flags → objects), definitions, ours (pure: what is whose)
+//!       ──▶ root ──▶ a file with the key of the mesh, and back
 //!       ──▶ status, sources, proxies, upgrade ──▶ table (pure: objects → rows)
 //!       ──▶ why ──▶ mesh::decide          validate ──▶ gitops::parse, mesh::ingest
 //!       ──▶ inject ──▶ injector::inject (offline)
 //!  cluster: the client;  output: formats and colour;  progress: what is being waited for
 //! ```
 //!
-//! Exit codes: 0 done (for `why`: allowed), 1 failed or not so (for `why`: denied), 2 wrong usage.
+//! Exit codes: 0 done (for `why`: allowed; for `status`: every mesh is Ready), 1 failed or not so (for `why`: denied, or no
+//! such caller or callee; for `status`: a mesh is not Ready), 2 wrong usage.
 
 mod cluster;
 mod completion;
+mod definitions;
 mod inject;
 mod install;
 mod manifests;
+mod nearest;
+mod ours;
 mod output;
 mod progress;
 mod proxies;
+mod root;
 mod sources;
 mod status;
 mod sweep;
@@ -44,9 +50,11 @@ struct Arguments {
 enum Verb {
     /// Put the mesh into the cluster and wait until it is ready
     Install(install::Arguments),
-    /// Take the mesh out of the cluster and leave nothing behind
+    /// Take the mesh out of the cluster: what Meshwright made, and nothing else
     Uninstall(uninstall::Arguments),
-    /// How the mesh is doing
+    /// Save the root of trust, and bring it back
+    Root(root::Arguments),
+    /// How the mesh is doing; exits with 1 while it is not Ready
     Status(status::Arguments),
     /// Every pod of the mesh: injected, skipped or why not
     Proxies(proxies::Arguments),
@@ -93,6 +101,7 @@ async fn run(verb: Verb) -> anyhow::Result<Outcome> {
     match verb {
         Verb::Install(arguments) => install::run(arguments).await,
         Verb::Uninstall(arguments) => uninstall::run(arguments).await,
+        Verb::Root(arguments) => root::run(arguments).await,
         Verb::Status(arguments) => status::run(arguments).await,
         Verb::Proxies(arguments) => proxies::run(arguments).await,
         Verb::Sources(arguments) => sources::run(arguments).await,

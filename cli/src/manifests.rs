@@ -8,6 +8,8 @@ use crds::labels;
 use crds::mesh_config::Floor;
 use serde_json::{Value, json};
 
+use crate::ours::CREATED_BY;
+
 /// The files of `config/`, in the order in which they are applied.
 const EMBEDDED: &[&str] = include!(concat!(env!("OUT_DIR"), "/manifests.rs"));
 /// Prefix of images in the files.
@@ -48,13 +50,45 @@ pub fn system(options: &Options) -> anyhow::Result<Vec<Value>> {
             fit(&mut object, options);
             match object["kind"].as_str() {
                 // It comes before everything that is in it.
-                Some("Namespace") => objects[0] = object,
+                Some("Namespace") => {
+                    object["metadata"]["annotations"][CREATED_BY] = labels::MANAGER.into();
+                    objects[0] = object;
+                }
                 Some("CustomResourceDefinition") => {}
                 _ => objects.push(object),
             }
         }
     }
     Ok(objects)
+}
+
+/// The control plane's namespace, as an installation makes it.
+pub fn home(namespace: &str) -> anyhow::Result<Value> {
+    let options = Options {
+        mesh: String::new(),
+        namespace: namespace.to_owned(),
+        version: String::new(),
+        operator_version: String::new(),
+        image_prefix: FILE_PREFIX.to_owned(),
+        ca_provider: None,
+        floor: None,
+        watch: Vec::new(),
+    };
+    Ok(system(&options)?.swap_remove(0))
+}
+
+/// Names of the manifests' objects of a kind.
+pub fn names_of(kind: &str) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for file in EMBEDDED {
+        for document in gitops::yaml::documents(file, gitops::yaml::Format::Yaml)? {
+            let object = document.untyped().context("an embedded manifest")?;
+            if object["kind"] == kind {
+                names.extend(object["metadata"]["name"].as_str().map(str::to_owned));
+            }
+        }
+    }
+    Ok(names)
 }
 
 /// Whether this build holds the operator's manifests at all.
@@ -89,6 +123,7 @@ fn namespace(options: &Options) -> Value {
         "metadata": {
             "name": options.namespace,
             "labels": {labels::MANAGED_BY: labels::MANAGER, labels::NAME: "meshwright"},
+            "annotations": {CREATED_BY: labels::MANAGER},
         },
     })
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use crds::labels;
+use crds::membership::{self, Missed};
 use injector::{Decision, NamespaceMeta, Settings};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde::Serialize;
@@ -48,24 +50,20 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     let mesh = cluster::mesh(&client, arguments.mesh.as_deref()).await?;
     let settings = Settings::new(&mesh.name_any(), &mesh.spec.namespace, "", "", "");
     let namespaces = cluster::list(&Api::<Namespace>::all(client.clone()), &ListParams::default()).await?;
-    let namespaces: BTreeMap<_, _> = namespaces
-        .iter()
-        .flatten()
-        .map(|namespace| (namespace.name_any(), NamespaceMeta::of(namespace)))
-        .collect();
+    let namespaces: BTreeMap<_, _> =
+        namespaces.iter().flatten().map(|namespace| (namespace.name_any(), Home::of(namespace))).collect();
     let api: Api<Pod> = match &arguments.namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
     let pods = cluster::list(&api, &ListParams::default()).await?.unwrap_or_default();
     let everywhere = arguments.all_namespaces || arguments.namespace.is_some();
-    let wanted =
-        |namespace: &NamespaceMeta| everywhere || namespace.labels.get(labels::MESH) == Some(&settings.mesh);
+    let wanted = |home: &Home| everywhere || home.meta.labels.get(labels::MESH) == Some(&settings.mesh);
     let mut rows: Vec<_> = pods
         .iter()
         .filter_map(|pod| Some((pod, namespaces.get(&pod.namespace()?)?)))
-        .filter(|(_, namespace)| wanted(namespace))
-        .map(|(pod, namespace)| row(pod, namespace, &settings))
+        .filter(|(_, home)| wanted(home))
+        .map(|(pod, home)| row(pod, home, &settings))
         .collect();
     rows.sort_by(|a, b| (&a.namespace, &a.pod).cmp(&(&b.namespace, &b.pod)));
     match arguments.format.output {
@@ -82,7 +80,20 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn row(pod: &Pod, namespace: &NamespaceMeta, settings: &Settings) -> Row {
+/// A pod's namespace.
+struct Home {
+    meta: NamespaceMeta,
+    labelled_at: Option<Timestamp>,
+}
+
+impl Home {
+    fn of(namespace: &Namespace) -> Self {
+        let labelled_at = membership::labelled_at(&namespace.metadata);
+        Self { meta: NamespaceMeta::of(namespace), labelled_at }
+    }
+}
+
+fn row(pod: &Pod, home: &Home, settings: &Settings) -> Row {
     let injected = pod.annotations().get(labels::INJECTION).is_some_and(|value| value == "injected");
     let version = pod.labels().get(labels::REVISION).filter(|_| injected).cloned().unwrap_or_default();
     let ready = injected && proxy_is_ready(pod);
@@ -90,29 +101,33 @@ fn row(pod: &Pod, namespace: &NamespaceMeta, settings: &Settings) -> Row {
         let why = if ready { "" } else { "kubectl logs POD -c meshwright-proxy" };
         ("Injected".to_owned(), why.replace("POD", &pod.name_any()))
     } else {
-        why_not(pod, namespace, settings)
+        why_not(pod, home, settings)
     };
-    Row { namespace: namespace.name.clone(), pod: pod.name_any(), injection, version, ready, why }
+    Row { namespace: home.meta.name.clone(), pod: pod.name_any(), injection, version, ready, why }
 }
 
 /// The injector's own judgement, asked now. A pod that it would inject has missed it.
-fn why_not(pod: &Pod, namespace: &NamespaceMeta, settings: &Settings) -> (String, String) {
-    match injector::inject(pod, namespace, settings) {
+fn why_not(pod: &Pod, home: &Home, settings: &Settings) -> (String, String) {
+    match injector::inject(pod, &home.meta, settings) {
         Decision::Skip(reason, _) => (reason.name().to_owned(), reason.explanation().to_owned()),
         Decision::Deny(problem) => (problem.reason.name().to_owned(), problem.message),
         Decision::Inject(_) => {
-            let why = "the pod is older than its namespace's membership of the mesh; restart its workload";
-            ("NotInjected".to_owned(), why.to_owned())
+            let made = pod.creation_timestamp().map(|time| time.0);
+            let missed = Missed::judge(made, home.labelled_at);
+            ("NotInjected".to_owned(), format!("{}; restart its workload", missed.explanation()))
         }
     }
 }
 
+/// Whether the container of the live slot is ready; a native sidecar is an init container that goes on running.
 fn proxy_is_ready(pod: &Pod) -> bool {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    statuses
-        .into_iter()
-        .flatten()
-        .any(|container| container.name == labels::PROXY_CONTAINER && container.ready)
+    let live = match pod.annotations().get(labels::LIVE_SLOT).map(String::as_str) {
+        Some("b") => labels::PROXY_CONTAINER_B,
+        _ => labels::PROXY_CONTAINER,
+    };
+    let Some(status) = &pod.status else { return false };
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    all.into_iter().any(|container| container.name == live && container.ready)
 }
 
 fn text(rows: &[Row], colour: bool) -> String {
@@ -158,8 +173,10 @@ mod tests {
     #[test]
     fn every_pod_has_its_reason() {
         let settings = Settings::new("books", "meshwright-system", "", "", "");
-        let ours = NamespaceMeta::assumed("bookstore", "books");
-        let foreign = NamespaceMeta { name: "elsewhere".to_owned(), ..NamespaceMeta::default() };
+        let home = |meta| Home { meta, labelled_at: "2026-01-02T00:00:00Z".parse().ok() };
+        let ours = home(NamespaceMeta::assumed("bookstore", "books"));
+        let foreign = home(NamespaceMeta { name: "elsewhere".to_owned(), ..NamespaceMeta::default() });
+        let made = |time: &str| json!({"metadata": {"creationTimestamp": time}});
         let injected = json!({
             "metadata": {"annotations": {labels::INJECTION: "injected"}, "labels": {labels::REVISION: "0.2.0"}},
             "status": {"containerStatuses": [{"name": "meshwright-proxy", "ready": true, "image": "", "imageID": "", "restartCount": 0}]}
@@ -167,8 +184,9 @@ mod tests {
         let rows = [
             row(&pod("a", &injected), &ours, &settings),
             row(&pod("b", &json!({"spec": {"hostNetwork": true}})), &ours, &settings),
-            row(&pod("c", &json!({})), &ours, &settings),
+            row(&pod("c", &made("2026-01-01T00:00:00Z")), &ours, &settings),
             row(&pod("d", &json!({})), &foreign, &settings),
+            row(&pod("e", &made("2026-01-02T00:00:00Z")), &ours, &settings),
         ];
         let text = text(&rows, false);
         let lines: Vec<_> = text.lines().collect();
@@ -179,5 +197,21 @@ mod tests {
         );
         assert!(lines[3].contains("c     NotInjected           -         -       the pod is older"));
         assert!(lines[4].contains("d     NamespaceNotWatched   -         -       the namespace is not part"));
+        assert!(lines[5].contains("e     NotInjected           -         -       the pod was made after"));
+    }
+
+    #[test]
+    fn a_native_sidecar_and_the_second_slot_are_ready_when_they_are() {
+        let status = |name: &str, ready: bool| json!([{"name": name, "ready": ready, "image": "", "imageID": "", "restartCount": 0}]);
+        let ready = |annotations: serde_json::Value, status: serde_json::Value| {
+            proxy_is_ready(&pod("p", &json!({"metadata": {"annotations": annotations}, "status": status})))
+        };
+        let native = json!({"initContainerStatuses": status("meshwright-proxy", true)});
+        assert!(ready(json!({}), native));
+        let starting = json!({"initContainerStatuses": status("meshwright-proxy", false)});
+        assert!(!ready(json!({}), starting));
+        let second = json!({"containerStatuses": status("meshwright-proxy-b", true)});
+        assert!(ready(json!({labels::LIVE_SLOT: "b"}), second.clone()));
+        assert!(!ready(json!({labels::LIVE_SLOT: "a"}), second));
     }
 }

@@ -1,10 +1,11 @@
-//! `meshwright status`.
+//! `meshwright status`. Exits with 1 while a mesh that it shows is not Ready for its newest spec, so that scripts can wait.
 
 use crds::MeshConfig;
 use crds::mesh_config::{MeshConfigStatus, RotationStep};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
+use crate::install::is_ready;
 use crate::output::{self, Format, FormatArgument};
 use crate::table::{Cell, Table, Tone};
 use crate::{Outcome, cluster};
@@ -33,7 +34,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         }
         format => output::print_value(&meshes, format)?,
     }
-    Ok(Outcome::Done)
+    Ok(if meshes.iter().all(is_ready) { Outcome::Done } else { Outcome::No })
 }
 
 /// The whole status of a mesh for people.

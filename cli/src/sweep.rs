@@ -1,13 +1,29 @@
-//! Everything that belongs to Meshwright in a cluster, found anew each time: by fixed names and by our label, never
-//! from memory, so that a half-done uninstall can be finished and one without an operator works.
+//! Everything that Meshwright made in a cluster, found anew each time and by its marks, never from memory: so that a
+//! half-done uninstall can be finished and one without an operator works.
+//!
+//! | what | how it is known for ours |
+//! |---|---|
+//! | webhooks, roles, bindings, what is in the namespaces of the mesh | label `app.kubernetes.io/managed-by: meshwright` |
+//! | definitions of `meshwright.io` | their group |
+//! | definitions of SMI and OSM | the label, and nobody else applies them |
+//! | the control plane's namespace | annotation `meshwright.io/created-by` |
+//! | labels of a namespace | annotation `meshwright.io/labelled-by`, or our field manager |
+//!
+//! A name alone says nothing. What only has a name of ours is shown ([`unmarked`]) and left.
+
+use std::collections::BTreeSet;
 
 use crds::labels;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
+use kube::core::ObjectMeta;
+use kube::discovery::{Discovery, Scope, verbs};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
 use crate::cluster;
+use crate::manifests;
+use crate::ours;
 
 /// A kind whose objects may be ours.
 struct Sweepable {
@@ -29,34 +45,52 @@ const CLUSTER_WIDE: [Sweepable; 4] = [
     Sweepable { group: "rbac.authorization.k8s.io", version: "v1", kind: "ClusterRole" },
 ];
 /// Objects in namespaces other than the control plane's.
-const NAMESPACED: [Sweepable; 2] = [
+const NAMESPACED: [Sweepable; 3] = [
     Sweepable { group: "rbac.authorization.k8s.io", version: "v1", kind: "RoleBinding" },
     Sweepable { group: "rbac.authorization.k8s.io", version: "v1", kind: "Role" },
+    Sweepable { group: "", version: "v1", kind: "ConfigMap" },
 ];
-/// How the name of every webhook and role of Meshwright begins.
-const NAME_PREFIX: &str = "meshwright-";
 /// Kinds of ours whose objects may carry a finalizer of the operator.
 const FINALIZED: [&str; 3] = ["MeshConfig", "PolicySource", "MeshUpgrade"];
+/// What the daemons write into the control plane's namespace without a label: kind and name.
+const FIXED: [(Sweepable, &str); 2] = [
+    (Sweepable { group: "coordination.k8s.io", version: "v1", kind: "Lease" }, crate::install::OPERATOR),
+    (Sweepable { group: "", version: "v1", kind: "ConfigMap" }, labels::TRUST_BUNDLE),
+];
 
 /// One thing to remove.
 #[derive(Debug, Clone)]
 pub struct Found {
     /// The API it is reached by.
     api: Api<DynamicObject>,
-    kind: &'static str,
+    kind: String,
     namespace: Option<String>,
     name: String,
-    /// Whether label or name says that it is ours. Names count too: `kubectl apply -k` sets no label.
-    ours: bool,
+    metadata: ObjectMeta,
 }
 
 impl Found {
+    fn new(client: &Client, resource: &ApiResource, object: DynamicObject) -> Self {
+        let namespace = object.namespace();
+        let api = match &namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
+            None => Api::all_with(client.clone(), resource),
+        };
+        let name = object.name_any();
+        Self { api, kind: resource.kind.clone(), namespace, name, metadata: object.metadata }
+    }
+
     /// `Kind namespace/name`.
     pub fn describe(&self) -> String {
         match &self.namespace {
             Some(namespace) => format!("{} {namespace}/{}", self.kind, self.name),
             None => format!("{} {}", self.kind, self.name),
         }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Deletes it.
@@ -75,26 +109,78 @@ impl Found {
     }
 }
 
+fn marked() -> ListParams {
+    ListParams::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGER))
+}
+
 /// Webhooks, roles, and what the operator put into the namespaces of the mesh.
 pub async fn objects(client: &Client, namespace: &str) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::new();
     for kind in CLUSTER_WIDE.iter().chain(&NAMESPACED) {
-        let listed = found_of(client, kind, &ListParams::default()).await?;
-        // What is in the control plane's namespace goes with it.
-        let elsewhere = |object: &Found| object.namespace.as_deref() != Some(namespace);
-        found.extend(listed.into_iter().filter(|object| object.ours && elsewhere(object)));
-    }
-    let bundles = ListParams::default().fields(&format!("metadata.name={}", labels::TRUST_BUNDLE));
-    let bundles = cluster::list(&Api::<ConfigMap>::all(client.clone()), &bundles).await?.unwrap_or_default();
-    for bundle in bundles {
-        let inside = bundle.namespace().unwrap_or_default();
-        if inside != namespace {
-            let api = Api::namespaced_with(client.clone(), &inside, &resource("", "v1", "ConfigMap"));
-            let name = bundle.name_any();
-            found.push(Found { api, kind: "ConfigMap", namespace: Some(inside), name, ours: true });
-        }
+        let listed = found_of(client, kind, &marked()).await?;
+        // What is in the control plane's namespace goes with it, or by `inside`.
+        found.extend(listed.into_iter().filter(|object| object.namespace.as_deref() != Some(namespace)));
     }
     Ok(found)
+}
+
+/// What we made in the control plane's namespace, for a namespace that somebody else made; roots of trust are not among
+/// it ([`roots`]).
+pub async fn inside(client: &Client, namespace: &str) -> anyhow::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for group in Discovery::new(client.clone()).run().await?.groups() {
+        for (resource, capabilities) in group.recommended_resources() {
+            let ours = capabilities.scope == Scope::Namespaced
+                && capabilities.supports_operation(verbs::LIST)
+                && capabilities.supports_operation(verbs::DELETE);
+            // Pods, ReplicaSets and the like carry the labels of their owners, and go with them.
+            if !ours {
+                continue;
+            }
+            let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+            let listed = cluster::list(&api, &marked()).await?.unwrap_or_default();
+            let wanted = listed.into_iter().filter(|object| !is_root(&resource.kind, &object.name_any()));
+            found.extend(wanted.map(|object| Found::new(client, &resource, object)));
+        }
+    }
+    for (kind, name) in &FIXED {
+        let by_name = ListParams::default().fields(&format!("metadata.name={name}"));
+        let listed = found_of(client, kind, &by_name).await?;
+        let known: BTreeSet<_> = found.iter().map(Found::describe).collect();
+        let here = listed.into_iter().filter(|object| object.namespace.as_deref() == Some(namespace));
+        found.extend(here.filter(|object| !known.contains(&object.describe())));
+    }
+    Ok(found)
+}
+
+fn is_root(kind: &str, name: &str) -> bool {
+    kind == "Secret" && [labels::ROOT_SECRET, labels::OTHER_ROOT_SECRET].contains(&name)
+}
+
+/// The Secrets of the roots of trust.
+pub async fn roots(client: &Client, namespace: &str) -> anyhow::Result<Vec<Secret>> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let mut roots = Vec::new();
+    for name in [labels::ROOT_SECRET, labels::OTHER_ROOT_SECRET] {
+        roots.extend(api.get_opt(name).await?);
+    }
+    Ok(roots)
+}
+
+/// Objects with a name of the manifests' and without any mark of ours: somebody else's, or of an installation by
+/// `kubectl apply -k` of a release that marked nothing. They are left.
+pub async fn unmarked(client: &Client) -> anyhow::Result<Vec<String>> {
+    let mut left = Vec::new();
+    for kind in &CLUSTER_WIDE {
+        let names = manifests::names_of(kind.kind)?;
+        if names.is_empty() {
+            continue;
+        }
+        let listed = found_of(client, kind, &ListParams::default()).await?;
+        let same_name = listed.into_iter().filter(|object| names.contains(&object.name));
+        left.extend(same_name.filter(|object| !ours::is_marked(&object.metadata)).map(|one| one.describe()));
+    }
+    Ok(left)
 }
 
 /// Objects of our own kinds that may wait for the operator.
@@ -107,60 +193,93 @@ pub async fn finalized(client: &Client) -> anyhow::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// The definitions that `install` applied.
-pub async fn definitions(client: &Client) -> anyhow::Result<Vec<Found>> {
+/// The definitions that go: our own kinds, and with them, if asked for, those of SMI and OSM that `install` made.
+/// Beside them the definitions of SMI and OSM that stay.
+pub async fn definitions(client: &Client, with_policies: bool) -> anyhow::Result<(Vec<Found>, Vec<String>)> {
     let kind = Sweepable { group: "apiextensions.k8s.io", version: "v1", kind: "CustomResourceDefinition" };
-    let names: Vec<_> = crds::all().iter().map(ResourceExt::name_any).collect();
-    let found = found_of(client, &kind, &ListParams::default()).await?;
-    Ok(found.into_iter().filter(|object| names.contains(&object.name)).collect())
-}
-
-/// Namespaces that carry a label of ours.
-pub async fn labelled(client: &Client) -> anyhow::Result<Vec<Namespace>> {
-    let namespaces = cluster::list(&Api::<Namespace>::all(client.clone()), &ListParams::default()).await?;
-    let ours = |namespace: &Namespace| {
-        let labels = namespace.labels();
-        labels.contains_key(labels::MESH)
-            || labels.contains_key(labels::REVISION)
-            || namespace.annotations().contains_key(labels::LABELLED_BY)
+    let names: BTreeSet<_> = crds::all().iter().map(ResourceExt::name_any).collect();
+    let listed = found_of(client, &kind, &ListParams::default()).await?;
+    let known = listed.into_iter().filter(|object| names.contains(&object.name));
+    let goes = |object: &Found| {
+        ours::is_own_kind(&object.name) || (with_policies && ours::is_made_by_us(&object.metadata))
     };
-    Ok(namespaces.unwrap_or_default().into_iter().filter(ours).collect())
+    let (gone, left): (Vec<_>, Vec<_>) = known.partition(goes);
+    Ok((gone, left.iter().map(Found::describe).collect()))
 }
 
-/// Takes our labels off a namespace.
-pub async fn unlabel(client: &Client, name: &str) -> anyhow::Result<()> {
-    let patch = json!({"metadata": {
-        "labels": {labels::MESH: null, labels::REVISION: null},
-        "annotations": {labels::LABELLED_BY: null},
-    }});
-    let api: Api<Namespace> = Api::all(client.clone());
-    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-    Ok(())
+/// What of a namespace's labels is ours to take away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labelled {
+    /// The namespace.
+    pub name: String,
+    /// Whether the operator set the mesh's label.
+    pub mesh: bool,
+    /// Whether the operator set the revision.
+    pub revision: bool,
 }
 
-/// How many pods still carry a sidecar; they keep it until they are restarted.
-pub async fn sidecars(client: &Client) -> anyhow::Result<usize> {
-    let injected = ListParams::default().labels(labels::MESH);
-    Ok(cluster::list(&Api::<Pod>::all(client.clone()), &injected).await?.unwrap_or_default().len())
+impl Labelled {
+    /// What of it is ours; `None` when nothing is. A label that somebody set by hand is theirs.
+    #[must_use]
+    pub fn of(namespace: &Namespace) -> Option<Self> {
+        let mesh = namespace.annotations().contains_key(labels::LABELLED_BY);
+        let revision = namespace.labels().contains_key(labels::REVISION)
+            && (mesh || ours::has_manager(&namespace.metadata, ours::REVISION_MANAGER));
+        (mesh || revision).then(|| Self { name: namespace.name_any(), mesh, revision })
+    }
+
+    /// Takes the labels away.
+    pub async fn unlabel(&self, client: &Client) -> anyhow::Result<()> {
+        let mut metadata = json!({});
+        if self.mesh {
+            metadata["labels"][labels::MESH] = json!(null);
+            metadata["annotations"][labels::LABELLED_BY] = json!(null);
+        }
+        if self.revision {
+            metadata["labels"][labels::REVISION] = json!(null);
+        }
+        let api: Api<Namespace> = Api::all(client.clone());
+        api.patch(&self.name, &PatchParams::default(), &Patch::Merge(json!({"metadata": metadata}))).await?;
+        Ok(())
+    }
+}
+
+/// Namespaces with labels of ours.
+pub async fn labelled(client: &Client) -> anyhow::Result<Vec<Labelled>> {
+    let namespaces = cluster::list(&Api::<Namespace>::all(client.clone()), &ListParams::default()).await?;
+    Ok(namespaces.unwrap_or_default().iter().filter_map(Labelled::of).collect())
 }
 
 async fn found_of(client: &Client, kind: &Sweepable, params: &ListParams) -> anyhow::Result<Vec<Found>> {
     let resource = resource(kind.group, kind.version, kind.kind);
     let listed = cluster::list(&Api::<DynamicObject>::all_with(client.clone(), &resource), params).await?;
-    let found = listed.unwrap_or_default().into_iter().map(|object| {
-        let namespace = object.namespace();
-        let api = match &namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-            None => Api::all_with(client.clone(), &resource),
-        };
-        let name = object.name_any();
-        let labelled = object.labels().get(labels::MANAGED_BY).is_some_and(|value| value == labels::MANAGER);
-        let ours = labelled || name.starts_with(NAME_PREFIX);
-        Found { api, kind: kind.kind, namespace, name, ours }
-    });
-    Ok(found.collect())
+    Ok(listed.unwrap_or_default().into_iter().map(|object| Found::new(client, &resource, object)).collect())
 }
 
 fn resource(group: &str, version: &str, kind: &str) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_labels_that_we_set_are_ours() {
+        let namespace = |labels: serde_json::Value, annotations: serde_json::Value, manager: &str| {
+            let object = json!({"metadata": {
+                "name": "shop", "labels": labels, "annotations": annotations,
+                "managedFields": [{"manager": manager, "operation": "Apply", "apiVersion": "v1"}]
+            }});
+            Labelled::of(&serde_json::from_value(object).unwrap())
+        };
+        let by_hand = json!({labels::MESH: "books"});
+        let both = json!({labels::MESH: "books", labels::REVISION: "0.2.0"});
+        let set = json!({labels::LABELLED_BY: "books"});
+        let some = |mesh, revision| Some(Labelled { name: "shop".to_owned(), mesh, revision });
+        assert_eq!(namespace(by_hand, json!({}), "kubectl"), None);
+        assert_eq!(namespace(both.clone(), json!({}), "kubectl"), None, "a person set both");
+        assert_eq!(namespace(both.clone(), json!({}), ours::REVISION_MANAGER), some(false, true));
+        assert_eq!(namespace(both, set, "kubectl"), some(true, true));
+    }
 }

@@ -193,7 +193,8 @@ fn text(upgrade: &MeshUpgrade, colour: bool) -> String {
         status.waiting_on.as_str().into(),
     ]);
     let steps = steps(upgrade);
-    let table = table.render(colour);
+    let notices = status.notices.iter().map(|notice| format!("Note: {notice}\n")).collect::<String>();
+    let table = format!("{}{notices}", table.render(colour));
     let next = match status.phase {
         Some(UpgradePhase::AwaitingApproval) => "\nNext: meshwright upgrade approve\n",
         Some(UpgradePhase::Paused) if upgrade.spec.paused => "\nNext: meshwright upgrade resume, or abort\n",

@@ -1,10 +1,10 @@
 //! `meshwright why FROM TO`: asks the same model that sidecars are configured from, over the cluster's objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use crds::labels;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount as Account};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -14,6 +14,7 @@ use mesh::{Call, Mesh, Object, ObjectRef, Verdict, decide};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use crate::nearest::nearest;
 use crate::output::{self, Format, FormatArgument, advise};
 use crate::{Outcome, cluster};
 
@@ -59,6 +60,8 @@ struct World {
     origins: BTreeMap<ObjectRef, Origin>,
     pods: BTreeMap<(String, String), Pod>,
     services: BTreeMap<(String, String), Service>,
+    accounts: BTreeSet<(String, String)>,
+    namespaces: BTreeSet<String>,
 }
 
 /// Runs the verb.
@@ -129,8 +132,16 @@ impl World {
             origins: BTreeMap::new(),
             pods: BTreeMap::new(),
             services: BTreeMap::new(),
+            accounts: BTreeSet::new(),
+            namespaces: BTreeSet::new(),
         };
-        world.take::<Namespace>(client).await?;
+        for namespace in world.take::<Namespace>(client).await? {
+            world.namespaces.insert(namespace.name_any());
+        }
+        let accounts: Api<Account> = Api::all(client.clone());
+        for account in cluster::list(&accounts, &ListParams::default()).await?.unwrap_or_default() {
+            world.accounts.insert((account.namespace().unwrap_or_default(), account.name_any()));
+        }
         world.take_slices(client).await?;
         world.take::<crds::TrafficTarget>(client).await?;
         world.take::<crds::HTTPRouteGroup>(client).await?;
@@ -204,7 +215,44 @@ impl World {
         if self.pods.contains_key(&(namespace.to_owned(), name.to_owned())) {
             return Ok(Caller::Pod { namespace: namespace.to_owned(), name: name.to_owned() });
         }
+        if !self.accounts.contains(&(namespace.to_owned(), name.to_owned())) {
+            let known = self.pods.keys().chain(&self.accounts);
+            return Err(self.unknown("pod and no service account", namespace, name, known));
+        }
         Ok(Caller::ServiceAccount(ServiceAccount::new(namespace, name)))
+    }
+
+    /// Says that something is not there, and what may have been meant: a name of that namespace, else a namespace, else
+    /// the name elsewhere.
+    fn unknown<'a>(
+        &self,
+        what: &str,
+        namespace: &str,
+        name: &str,
+        known: impl Iterator<Item = &'a (String, String)>,
+    ) -> anyhow::Error {
+        let known: Vec<_> = known.collect();
+        let shown = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+        if !self.namespaces.contains(namespace) {
+            let near = nearest(namespace, self.namespaces.iter().map(String::as_str));
+            let next = match near.as_slice() {
+                [] => "kubectl get namespaces".to_owned(),
+                near => format!("did you mean namespace {}?", near.join(" or ")),
+            };
+            return advise(format!("there is no namespace {}", shown(namespace)), next);
+        }
+        let here = known.iter().filter(|(inside, _)| inside == namespace).map(|(_, name)| name.as_str());
+        let mut near: Vec<_> = nearest(name, here).iter().map(|name| format!("{namespace}/{name}")).collect();
+        if near.is_empty() {
+            let elsewhere = known.iter().filter(|(_, other)| other == name);
+            near = elsewhere.take(3).map(|(namespace, name)| format!("{namespace}/{name}")).collect();
+        }
+        let next = if near.is_empty() {
+            format!("kubectl get pods,services,serviceaccounts -n {namespace}")
+        } else {
+            format!("did you mean {}?", near.join(" or "))
+        };
+        advise(format!("there is no {what} {}/{}", shown(namespace), shown(name)), next)
     }
 
     /// A service when there is one of that name, else a pod.
@@ -224,13 +272,23 @@ impl World {
         let (namespace, name) = key.clone();
         if let Some(service) = self.services.get(&key) {
             let port = port.or_else(|| only_port(service));
-            let port = port
-                .ok_or_else(|| advise(format!("{address} has several ports"), format!("{address}:PORT")))?;
+            let ports = ports(service);
+            let port = port.ok_or_else(|| {
+                advise(
+                    format!("{address} has several ports"),
+                    format!("{address}:PORT, one of {}", listed(&ports)),
+                )
+            })?;
+            // An ExternalName needs no ports.
+            if !ports.is_empty() && !ports.contains(&port) {
+                let next = format!("its ports are {}", listed(&ports));
+                return Err(advise(format!("service {address} has no port {port}"), next));
+            }
             return Ok(Callee::Service { namespace, name, port });
         }
         if !self.pods.contains_key(&key) {
-            let next = format!("kubectl get services,pods -n {namespace}");
-            return Err(advise(format!("there is no service and no pod {address}"), next));
+            let known = self.services.keys().chain(self.pods.keys());
+            return Err(self.unknown("service and no pod", &namespace, &name, known));
         }
         let port = port.ok_or_else(|| advise("a pod needs its port", format!("write {address}:PORT")))?;
         Ok(Callee::Pod { namespace, name, port })
@@ -244,10 +302,19 @@ fn outside(host: &str, port: u16) -> Callee {
 }
 
 fn only_port(service: &Service) -> Option<u16> {
-    match service.spec.as_ref()?.ports.as_deref()? {
-        [port] => u16::try_from(port.port).ok(),
+    match ports(service).as_slice() {
+        [port] => Some(*port),
         _ => None,
     }
+}
+
+fn ports(service: &Service) -> Vec<u16> {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    ports.filter_map(|port| u16::try_from(port.port).ok()).collect()
+}
+
+fn listed(ports: &[u16]) -> String {
+    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn text(verdict: &Verdict, origins: &BTreeMap<ObjectRef, Origin>) -> String {

@@ -13,6 +13,9 @@ pub const LABELLED_BY: &str = "meshwright.io/labelled-by";
 pub const SCRAPES: &str = "meshwright.io/scrapes";
 /// Pod label or annotation: `"false"` keeps a pod of a watched namespace out of the mesh.
 pub const INJECT: &str = "meshwright.io/inject";
+/// Annotation of a MeshConfig: `"true"` lets it be deleted although sidecars still need its control plane. Written by
+/// `meshwright uninstall`, when it has looked itself or was told to go on all the same.
+pub const ALLOW_DELETION: &str = "meshwright.io/allow-deletion";
 /// Pod annotation written by the injector: `injected` or `skipped: <Reason>`.
 pub const INJECTION: &str = "meshwright.io/injection";
 /// Pod annotation written by the operator: `true` once every container of the app has ended for good, so that the
@@ -24,6 +27,9 @@ pub const LIVE_SLOT: &str = "meshwright.io/live-slot";
 /// Pod annotation: when an upgrade last wrote [`LIVE_SLOT`], in seconds since 1970. Until the old slot has drained its
 /// connections ([`SWAP_DRAIN_ENV`]), it is left alone.
 pub const SWAPPED_AT: &str = "meshwright.io/swapped-at";
+/// Pod annotation written by the injector: the number of the format of what it added to the pod. Releases of the
+/// catalogue name the formats that their sidecar can run in (`podFormats`). Absent: the pod is older than formats.
+pub const POD_FORMAT: &str = "meshwright.io/pod-format";
 /// Namespace annotation: `HotSwap` or `Restart`, for its pods instead of the MeshConfig's `spec.upgrade.strategy`.
 pub const UPGRADE_STRATEGY: &str = "meshwright.io/upgrade-strategy";
 /// Pod-template annotation written by an upgrade that must surge a workload instead of evicting its pods.

@@ -14,12 +14,15 @@ pub mod egress;
 pub mod fleet;
 pub mod ingress_backend;
 pub mod labels;
+pub mod membership;
 pub mod mesh_config;
 pub mod mesh_policy;
 pub mod mesh_upgrade;
 pub mod policy_source;
+pub mod quantity;
 pub mod retry;
 pub mod seal;
+pub mod sidecar_settings;
 pub mod smi;
 pub mod upstream_traffic_setting;
 

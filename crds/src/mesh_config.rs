@@ -211,12 +211,14 @@ pub enum Egress {
 pub struct Exclusions {
     /// Destination ports of outgoing connections.
     #[serde(default)]
+    #[schemars(inner(range(min = 1, max = 65535)))]
     pub outbound_ports: Vec<i32>,
     /// Destination address ranges of outgoing connections (CIDR).
     #[serde(default)]
     pub outbound_cidrs: Vec<String>,
     /// Ports of incoming connections.
     #[serde(default)]
+    #[schemars(inner(range(min = 1, max = 65535)))]
     pub inbound_ports: Vec<i32>,
 }
 
@@ -232,6 +234,7 @@ pub struct Sidecar {
     pub log_level: LogLevel,
     /// Worker threads of Envoy; 1 when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 128))]
     pub concurrency: Option<i32>,
     /// Access log of the sidecars, on standard output.
     #[serde(default)]
@@ -364,6 +367,10 @@ pub enum Approval {
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Default, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshConfigStatus {
+    /// The term of the operator's leadership in which this was last written; an operator of an earlier term changes
+    /// nothing. Absent where an operator wrote it that does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_term: Option<i64>,
     /// Generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -386,12 +393,60 @@ pub struct MeshConfigStatus {
     /// Name of the current or last `MeshUpgrade`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<String>,
+    /// What the control-plane reconciler has seen of that upgrade. Nothing moves before it has seen which way the
+    /// upgrade goes, so that it removes no control plane that is needed again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade_seen: Option<UpgradeSeen>,
     /// Namespaces of the mesh.
     #[serde(default)]
     pub namespaces: Vec<String>,
     /// The root of trust.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_authority: Option<CertificateAuthorityStatus>,
+    /// The last settings of sidecars that can be used: what an injector that has just started gives to pods while the
+    /// spec says something that cannot be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_good: Option<LastGood>,
+}
+
+/// The part of a spec that shapes sidecars, as it was when all of it could be used. Written by the operator, read by
+/// injectors of any release: fields that come later are left out by an older operator, and have their defaults then.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastGood {
+    /// Generation of the spec that they are from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// As `spec.trustDomain`.
+    #[serde(default = "default_trust_domain")]
+    pub trust_domain: String,
+    /// As `spec.sidecar`.
+    #[serde(default)]
+    pub sidecar: Sidecar,
+    /// As `spec.traffic.exclusions`.
+    #[serde(default)]
+    pub exclusions: Exclusions,
+    /// As `spec.upgrade.strategy`.
+    #[serde(default)]
+    pub strategy: UpgradeStrategy,
+    /// As `spec.upgrade.drainTime`.
+    #[serde(default = "default_drain_time")]
+    pub drain_time: String,
+}
+
+impl LastGood {
+    /// That part of a spec.
+    #[must_use]
+    pub fn of(spec: &MeshConfigSpec, generation: Option<i64>) -> Self {
+        Self {
+            generation,
+            trust_domain: spec.trust_domain.clone(),
+            sidecar: spec.sidecar.clone(),
+            exclusions: spec.traffic.exclusions.clone(),
+            strategy: spec.upgrade.strategy,
+            drain_time: spec.upgrade.drain_time.clone(),
+        }
+    }
 }
 
 /// Wanted and running release.
@@ -403,6 +458,16 @@ pub struct VersionStatus {
     /// The release that all namespaces are on; the old one while an upgrade runs. Empty before the first.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub effective: String,
+}
+
+/// How much of an upgrade was seen.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradeSeen {
+    /// Uid of the MeshUpgrade.
+    pub uid: String,
+    /// Its latest leg, the first being 1.
+    pub leg: i64,
 }
 
 /// One revision of the control plane.

@@ -72,6 +72,10 @@ pub struct GitReference {
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Default, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicySourceStatus {
+    /// The term of the operator's leadership in which this was last written; an operator of an earlier term changes
+    /// nothing. Absent where an operator wrote it that does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_term: Option<i64>,
     /// Generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,

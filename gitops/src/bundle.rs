@@ -44,8 +44,18 @@ pub enum Namespaces {
     Any,
     /// Only this one: a team's source. It is also the default namespace.
     Own(String),
-    /// These: a platform's source.
-    Mesh(BTreeSet<String>),
+    /// Those of a mesh: a platform's source.
+    Mesh(Reach),
+}
+
+/// The namespaces that a platform's source may reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Part of the mesh.
+    pub members: BTreeSet<String>,
+    /// All that there are. An object in a namespace that does not exist is left out of the bundle and keeps nobody
+    /// else's from being applied: nothing runs there, so it neither opens nor closes a path.
+    pub existing: BTreeSet<String>,
 }
 
 /// Whose objects a source may hold.
@@ -58,6 +68,8 @@ pub struct Bundle {
     pub commit: Commit,
     /// Its policies, sorted by kind, namespace and name.
     pub policies: Vec<Policy>,
+    /// Left out because their namespaces do not exist, sorted.
+    pub absent: Vec<Key>,
 }
 
 impl Bundle {
@@ -96,7 +108,7 @@ fn format(path: &RepoPath) -> Option<Format> {
 /// A bundle with any problem is only good for printing: the caller applies nothing of it.
 #[must_use]
 pub fn parse(commit: Commit, files: &BTreeMap<RepoPath, String>, scope: &Scope) -> (Bundle, Vec<Problem>) {
-    let mut parser = Parser { scope, found: BTreeMap::new(), problems: Vec::new() };
+    let mut parser = Parser { scope, found: BTreeMap::new(), absent: BTreeSet::new(), problems: Vec::new() };
     let files: Vec<_> = files.iter().filter(|(path, _)| is_policy_file(path)).collect();
     if parser.within_limits(&files) {
         for (path, text) in files {
@@ -109,12 +121,14 @@ pub fn parse(commit: Commit, files: &BTreeMap<RepoPath, String>, scope: &Scope) 
     let mut problems = parser.problems;
     problems.sort();
     problems.truncate(MAX_PROBLEMS);
-    (Bundle { commit, policies: parser.found.into_values().collect() }, problems)
+    let (policies, absent) = (parser.found.into_values().collect(), parser.absent.into_iter().collect());
+    (Bundle { commit, policies, absent }, problems)
 }
 
 struct Parser<'a> {
     scope: &'a Scope,
     found: BTreeMap<Key, Policy>,
+    absent: BTreeSet<Key>,
     problems: Vec<Problem>,
 }
 
@@ -191,7 +205,13 @@ impl Parser<'_> {
             Ok(policy) => policy,
             Err(problem) => return self.problems.push(problem),
         };
-        if let Some(first) = self.found.get(&policy.key) {
+        if let Namespaces::Mesh(reach) = self.scope
+            && !reach.existing.contains(&policy.key.namespace)
+        {
+            if self.absent.len() < MAX_OBJECTS {
+                self.absent.insert(policy.key);
+            }
+        } else if let Some(first) = self.found.get(&policy.key) {
             let what = What::Duplicate { key: policy.key, other: first.place() };
             self.problems.push(Problem::at(place.file, policy.line, what));
         } else if self.found.len() >= MAX_OBJECTS {
@@ -247,7 +267,9 @@ impl Parser<'_> {
             Namespaces::Own(own) if *own != key.namespace => {
                 Err(("namespace", What::ForeignNamespace { key, allowed: own.clone() }))
             }
-            Namespaces::Mesh(mesh) if !mesh.contains(&key.namespace) => {
+            Namespaces::Mesh(reach)
+                if !reach.members.contains(&key.namespace) && reach.existing.contains(&key.namespace) =>
+            {
                 Err(("namespace", What::NamespaceNotInMesh { key }))
             }
             _ => Ok(key),

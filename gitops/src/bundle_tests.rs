@@ -158,10 +158,29 @@ fn a_source_reaches_only_its_namespaces() {
     assert_eq!((bundle.policies[0].key.namespace.as_str(), problems), ("team", vec![]));
     let (_, problems) = parse(commit(), &files(&[("s.yaml", SPLIT)]), &own);
     assert_eq!(problems[0].reason(), "ForeignNamespace");
-    let mesh = Namespaces::Mesh(BTreeSet::from(["other".to_owned()]));
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let mesh = Namespaces::Mesh(Reach { members: set(&["other"]), existing: set(&["other", "shop"]) });
     let (_, problems) = parse(commit(), &files(&[("s.yaml", SPLIT)]), &mesh);
     assert_eq!(problems[0].reason(), "NamespaceNotInMesh");
     assert!(problems[0].to_string().contains("TrafficSplit shop/split"));
+}
+
+#[test]
+fn a_namespace_that_does_not_exist_keeps_nothing_else_out() {
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let here = SPLIT.replace("namespace: shop", "namespace: here");
+    let gone = Namespaces::Mesh(Reach { members: set(&["here"]), existing: set(&["here"]) });
+    let (bundle, problems) = parse(commit(), &files(&[("a.yaml", SPLIT), ("b.yaml", &here)]), &gone);
+    assert_eq!(problems, []);
+    assert_eq!(bundle.inventory().iter().map(|e| e.namespace.as_str()).collect::<Vec<_>>(), ["here"]);
+    assert_eq!(
+        bundle.absent.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["TrafficSplit shop/split"]
+    );
+    // What is wrong with it is a mistake all the same.
+    let wrong = SPLIT.replace("weight: 10", "weight: -1");
+    let (_, problems) = parse(commit(), &files(&[("a.yaml", &wrong), ("b.yaml", &here)]), &gone);
+    assert_eq!(problems.len(), 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! One Git commit as a bundle of policies.
 //!
 //! ```text
-//!  repository ──git::fetch──▶ files + problems ──bundle::parse──▶ Bundle + problems ──diff──▶ what changes
+//!  repository ──worker ──▶ files + problems ──bundle::parse──▶ Bundle + problems ──diff──▶ what changes
 //!               (the only IO)                      (pure; yaml)
 //! ```
 //!
@@ -17,9 +17,10 @@ mod path;
 mod policy;
 mod problem;
 mod unknown;
+pub mod worker;
 pub mod yaml;
 
-pub use bundle::{Bundle, Commit, Namespaces, Scope, parse};
+pub use bundle::{Bundle, Commit, Namespaces, Reach, Scope, parse};
 pub use diff::{Change, Diff, diff};
 pub use path::{NotARepoPath, RepoPath};
 pub use policy::{Key, Policy, PolicyKind, PolicySpec};

@@ -141,8 +141,8 @@ pub enum What {
     },
     /// A namespace that isn't part of the mesh.
     #[error(
-        "{key} is in a namespace that does not exist or is not part of the mesh; create it and label it \
-         meshwright.io/mesh, or name it in the MeshConfig's watchedNamespaces"
+        "{key} is in a namespace that is not part of the mesh; label it meshwright.io/mesh, or name it in the \
+         MeshConfig's watchedNamespaces"
     )]
     NamespaceNotInMesh {
         /// The object.
@@ -181,6 +181,17 @@ pub enum What {
         /// `namespace/name` of the other source.
         owner: String,
     },
+    /// The API server would store another content than Git says.
+    #[error(
+        "{key} would not be stored as it is in Git: `{field}` is changed on the way, by an admission webhook or a foreign \
+         definition of the kind; nothing of the commit is applied until that is mended"
+    )]
+    ContentChanged {
+        /// The object.
+        key: Key,
+        /// Path of the first field that differs.
+        field: String,
+    },
     /// The API server refused the object.
     #[error("{key} was refused by the API server: {message}")]
     Refused {
@@ -202,6 +213,12 @@ impl Problem {
     #[must_use]
     pub fn of_commit(what: What) -> Self {
         Self { file: None, line: 0, what }
+    }
+
+    /// Whether it says that an object is stored in another way than it was meant.
+    #[must_use]
+    pub fn is_about(&self, object: &Key) -> bool {
+        matches!(&self.what, What::ContentChanged { key, .. } if key == object)
     }
 
     /// The variant's name: CamelCase, for conditions and metrics.
@@ -230,6 +247,7 @@ impl Problem {
             What::NeverRight { .. } => "NeverRight",
             What::AlreadyExists { .. } => "AlreadyExists",
             What::OwnedByOther { .. } => "OwnedByOther",
+            What::ContentChanged { .. } => "ContentChanged",
             What::Refused { .. } => "Refused",
         }
     }

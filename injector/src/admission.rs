@@ -101,10 +101,16 @@ pub fn mutate(
 
 const OPT_OUT: &str = "label meshwright.io/inject: \"false\"";
 
-/// Answers a review of a policy or of a kind of ours. What the mesh will not do as it is written is a warning.
+/// Answers a review of a policy or of a kind of ours: whether it may be written, or deleted, as it is. What the mesh will not
+/// do as it is written is a warning.
 #[must_use]
 pub fn judge(request: &AdmissionRequest<DynamicObject>, floor: Floor) -> AdmissionResponse {
     let response = AdmissionResponse::from(request);
+    if request.operation == Operation::Delete {
+        let refusals =
+            validate::judge_deletion(&request.kind.group, &request.kind.kind, request.old_object.as_ref());
+        return refuse(response, &refusals);
+    }
     if !matches!(request.operation, Operation::Create | Operation::Update) {
         return response;
     }
@@ -115,10 +121,16 @@ pub fn judge(request: &AdmissionRequest<DynamicObject>, floor: Floor) -> Admissi
     }
     let refusals =
         validate::judge(&request.kind.group, &request.kind.kind, &object, request.old_object.as_ref());
-    if refusals.is_empty() {
+    let mut response = refuse(response, &refusals);
+    if response.allowed {
         let said = validate::warn(&request.kind.group, &request.kind.kind, &object, floor);
-        let mut response = response;
         response.warnings = Some(said).filter(|said| !said.is_empty());
+    }
+    response
+}
+
+fn refuse(response: AdmissionResponse, refusals: &[validate::Refusal]) -> AdmissionResponse {
+    if refusals.is_empty() {
         return response;
     }
     let lines: Vec<_> = refusals.iter().map(ToString::to_string).collect();

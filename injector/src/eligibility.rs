@@ -19,7 +19,8 @@ pub fn skip(pod: &Pod, namespace: &NamespaceMeta, settings: &Settings) -> Result
     if namespace.name == settings.namespace {
         return Ok(Some(Reason::ControlPlaneNamespace));
     }
-    if namespace.labels.get(labels::MESH) != Some(&settings.mesh) {
+    // As the operator has it: Kubernetes' own namespaces are never part of a mesh, whatever they are labelled.
+    if namespace.labels.get(labels::MESH) != Some(&settings.mesh) || namespace.name.starts_with("kube-") {
         return Ok(Some(Reason::NamespaceNotWatched));
     }
     if namespace.terminating || pod.metadata.deletion_timestamp.is_some() {

@@ -55,6 +55,7 @@ fn edit(pod: &mut Pod, settings: &Settings) -> AppProbes {
     set(&mut pod.metadata.annotations, labels::INJECTION, sidecar::INJECTED);
     if pod.spec.as_ref().is_some_and(|spec| sidecar::has_slots(spec, settings)) {
         set(&mut pod.metadata.annotations, labels::LIVE_SLOT, Slot::A.name());
+        set(&mut pod.metadata.annotations, labels::POD_FORMAT, &sidecar::FORMAT.to_string());
     }
     let mut probes = AppProbes::new();
     let Some(spec) = &mut pod.spec else { return probes };

@@ -13,6 +13,7 @@
 
 pub mod admission;
 pub mod advice;
+pub mod config;
 pub mod decision;
 mod eligibility;
 pub mod inject;
@@ -26,3 +27,4 @@ pub mod validate;
 pub use decision::{Decision, DenyReason, Problem, Reason};
 pub use inject::inject;
 pub use settings::{NamespaceMeta, Settings};
+pub use sidecar::FORMAT;

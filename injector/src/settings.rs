@@ -1,12 +1,12 @@
 //! What the injector knows beside the pod: the mesh's settings and the pod's namespace.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crds::MeshConfigSpec;
-use crds::mesh_config::{Exclusions, Floor, LogLevel, UpgradeStrategy};
-use crds::{duration, labels};
-use ipnet::IpNet;
+use crds::mesh_config::{Floor, LastGood, LogLevel, UpgradeStrategy};
+use crds::sidecar_settings::SidecarSettings;
+pub use crds::sidecar_settings::{BadSetting, Redirection};
+use crds::{MeshConfigSpec, labels};
 use k8s_openapi::api::core::v1::{Namespace, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use sha2::{Digest, Sha256};
@@ -77,27 +77,6 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Traffic that the init container does not redirect, parsed and in order.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Redirection {
-    /// Destination ports of outgoing connections.
-    pub outbound_ports: BTreeSet<u16>,
-    /// Destination ranges of outgoing connections.
-    pub outbound_cidrs: BTreeSet<IpNet>,
-    /// Ports of incoming connections.
-    pub inbound_ports: BTreeSet<u16>,
-}
-
-/// A setting of the MeshConfig that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {message}")]
-pub struct BadSetting {
-    /// Path of the field, as in `spec.sidecar.concurrency`.
-    pub field: String,
-    /// What is wrong and what to write instead.
-    pub message: String,
-}
-
 impl Settings {
     /// Settings of a mesh of which nothing but its name is known yet; every default is the MeshConfig's.
     #[must_use]
@@ -127,21 +106,10 @@ impl Settings {
     /// # Errors
     /// The first field that cannot be used; the caller then keeps the last good settings (DESIGN rule 1).
     pub fn with(&self, spec: &MeshConfigSpec) -> Result<Self, BadSetting> {
-        Ok(Self {
-            trust_domain: spec.trust_domain.clone(),
-            log_level: spec.sidecar.log_level,
-            concurrency: concurrency(spec.sidecar.concurrency)?,
-            resources: spec.sidecar.resources.clone().unwrap_or_else(default_resources),
-            strategy: spec.upgrade.strategy,
-            drain_time: drain_time(&spec.upgrade.drain_time)?,
-            redirection: Redirection::parse(&spec.traffic.exclusions)?,
-            floor: spec.traffic.floor.unwrap_or_default(),
-            ..self.clone()
-        })
+        let read = self.with_read(SidecarSettings::read(spec)?);
+        Ok(Self { floor: spec.traffic.floor.unwrap_or_default(), ..read })
     }
-}
 
-impl Settings {
     /// Bytes for one purpose and one pod, the same whenever they are asked for.
     pub(crate) fn derive(&self, purpose: &str) -> [u8; 32] {
         let seed = self.seed.as_bytes();
@@ -158,58 +126,28 @@ impl Settings {
     pub(crate) fn hook_key(&self) -> String {
         self.derive("hook key")[..16].iter().map(|byte| format!("{byte:02x}")).collect()
     }
-}
 
-impl Redirection {
-    /// Reads the exclusions of a MeshConfig.
+    /// These settings with the last good ones that the operator has published, for the time in which the MeshConfig
+    /// itself cannot be used.
     ///
     /// # Errors
-    /// Names the first entry that is no port or no range.
-    pub fn parse(exclusions: &Exclusions) -> Result<Self, BadSetting> {
-        Ok(Self {
-            outbound_ports: ports("spec.traffic.exclusions.outboundPorts", &exclusions.outbound_ports)?,
-            outbound_cidrs: cidrs("spec.traffic.exclusions.outboundCidrs", &exclusions.outbound_cidrs)?,
-            inbound_ports: ports("spec.traffic.exclusions.inboundPorts", &exclusions.inbound_ports)?,
-        })
+    /// As [`Settings::with`].
+    pub fn with_last_good(&self, good: &LastGood) -> Result<Self, BadSetting> {
+        Ok(self.with_read(SidecarSettings::of(good)?))
     }
-}
 
-/// Envoy shuts the old process down a second after the drain, and takes both times in whole seconds.
-fn drain_time(text: &str) -> Result<Duration, BadSetting> {
-    let bad = |message: String| BadSetting { field: "spec.upgrade.drainTime".to_owned(), message };
-    let time = duration::parse(text).map_err(|error| bad(error.to_string()))?;
-    let fits = (11..=3600).contains(&time.as_secs()) && time.subsec_nanos() == 0;
-    fits.then_some(time).ok_or_else(|| bad(format!("{text:?} is not between 11s and 1h in whole seconds")))
-}
-
-fn concurrency(value: Option<i32>) -> Result<u16, BadSetting> {
-    let value = value.unwrap_or(1);
-    u16::try_from(value).ok().filter(|threads| (1..=128).contains(threads)).ok_or_else(|| BadSetting {
-        field: "spec.sidecar.concurrency".to_owned(),
-        message: format!(
-            "{value} is not between 1 and 128; it is the number of worker threads of each sidecar"
-        ),
-    })
-}
-
-fn ports(field: &str, values: &[i32]) -> Result<BTreeSet<u16>, BadSetting> {
-    let parse = |(index, value): (usize, &i32)| {
-        u16::try_from(*value).ok().filter(|port| *port > 0).ok_or_else(|| BadSetting {
-            field: format!("{field}[{index}]"),
-            message: format!("{value} is not a port; write a number from 1 to 65535"),
-        })
-    };
-    values.iter().enumerate().map(parse).collect()
-}
-
-fn cidrs(field: &str, values: &[String]) -> Result<BTreeSet<IpNet>, BadSetting> {
-    let parse = |(index, value): (usize, &String)| {
-        value.parse::<IpNet>().map(|range| range.trunc()).map_err(|_| BadSetting {
-            field: format!("{field}[{index}]"),
-            message: format!("{value:?} is not an address range; write for example 10.0.0.0/8"),
-        })
-    };
-    values.iter().enumerate().map(parse).collect()
+    fn with_read(&self, read: SidecarSettings) -> Self {
+        Self {
+            trust_domain: read.trust_domain,
+            log_level: read.log_level,
+            concurrency: read.concurrency,
+            resources: read.resources.unwrap_or_else(default_resources),
+            strategy: read.strategy,
+            drain_time: read.drain_time,
+            redirection: read.redirection,
+            ..self.clone()
+        }
+    }
 }
 
 /// Small requests and no limit: a limit on CPU throttles every call of the app.

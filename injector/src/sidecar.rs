@@ -19,6 +19,10 @@ use crate::settings::{Redirection, Settings};
 
 /// Value of the annotation [`labels::INJECTION`] on a pod with a sidecar.
 pub const INJECTED: &str = "injected";
+/// Number of the format of what is added to a pod with two slots: in pods of one format a sidecar of any release that
+/// names it (`podFormats` of the catalogue) can take over from another, whichever injector made the pod. A change of
+/// what is added needs the next number (`tests/formats`), unless a sidecar of no release could tell.
+pub const FORMAT: u32 = 1;
 /// Names of the volumes that are added.
 pub const VOLUMES: [&str; 4] = [RUN, TOKEN, TRUST, POD];
 

@@ -88,6 +88,15 @@ pub fn warn(group: &str, kind: &str, object: &DynamicObject, floor: Floor) -> Ve
     }
 }
 
+/// Why an object may not be deleted now; empty for all kinds but `MeshConfig`, with which a whole control plane goes.
+#[must_use]
+pub fn judge_deletion(group: &str, kind: &str, object: Option<&DynamicObject>) -> Vec<Refusal> {
+    match (group, kind, object) {
+        ("meshwright.io", "MeshConfig", Some(object)) => config::judge_deletion(object).into_iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// Reads an object as one of our types. The whole object goes through JSON once; admission of policies is rare.
 fn typed<T: DeserializeOwned>(object: &DynamicObject) -> Result<T, Refusal> {
     let value = serde_json::to_value(object).map_err(|error| Refusal::new("", error.to_string()))?;

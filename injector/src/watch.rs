@@ -1,14 +1,17 @@
 //! What the webhooks need to know of the cluster, kept in memory: the MeshConfig and the mesh's namespaces.
 //!
-//! Last good wins (DESIGN rule 1): a MeshConfig that is deleted or cannot be used leaves the settings as they were.
+//! Last good wins (DESIGN rule 1): a MeshConfig that is deleted or cannot be used leaves the settings as they were, also
+//! when this process is a new one ([`injector::config`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crds::{MeshConfig, labels};
 use futures::{Stream, StreamExt};
+use injector::config::{self, Taken};
 use injector::{NamespaceMeta, Settings};
 use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, watcher::Config};
@@ -42,7 +45,8 @@ pub fn start(client: Client, settings: Settings, readiness: &Readiness, stop: &C
 
     let (sender, receiver) = watch::channel(Arc::new(settings.clone()));
     let by_name = Config::default().fields(&format!("metadata.name={}", settings.mesh));
-    let configs = watcher(Api::<MeshConfig>::all(client), by_name).default_backoff();
+    let kind = ApiResource::erase::<MeshConfig>(&());
+    let configs = watcher(Api::<DynamicObject>::all_with(client, &kind), by_name).default_backoff();
     spawn(stop, follow_config(configs, settings, sender, readiness.clone()));
     Facts { settings: receiver, namespaces: store, api }
 }
@@ -72,23 +76,19 @@ async fn follow_namespaces(
 }
 
 async fn follow_config(
-    events: impl Stream<Item = Result<Event<MeshConfig>, watcher::Error>>,
+    events: impl Stream<Item = Result<Event<DynamicObject>, watcher::Error>>,
     base: Settings,
     sender: watch::Sender<Arc<Settings>>,
     readiness: Readiness,
 ) {
     let mut events = std::pin::pin!(events);
+    let mut known = false;
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Apply(config) | Event::InitApply(config)) => match base.with(&config.spec) {
-                Ok(settings) => {
-                    readiness.ready(MESH_CONFIG);
-                    publish(&sender, settings);
-                }
-                Err(bad) => {
-                    tracing::warn!(mesh = config.name_any(), %bad, "MeshConfig cannot be used, keeping the last");
-                }
-            },
+            Ok(Event::Apply(config) | Event::InitApply(config)) => {
+                let taken = config::take(&base, known, &config);
+                known = obey(taken, &config.name_any(), known, &sender, &readiness);
+            }
             Ok(Event::Delete(config)) => {
                 tracing::warn!(mesh = config.name_any(), "MeshConfig is gone, keeping its last settings");
             }
@@ -96,6 +96,35 @@ async fn follow_config(
             Err(error) => tracing::warn!(error = runtime::logging::chain(&error), "watching MeshConfig"),
         }
     }
+}
+
+/// Puts settings into force; tells whether any are.
+fn obey(
+    taken: Taken,
+    mesh: &str,
+    known: bool,
+    sender: &watch::Sender<Arc<Settings>>,
+    readiness: &Readiness,
+) -> bool {
+    let settings = match taken {
+        Taken::Spec(settings) => settings,
+        Taken::LastGood(settings, bad) => {
+            tracing::warn!(mesh, %bad, "MeshConfig cannot be used, taking the last good settings from its status");
+            settings
+        }
+        Taken::Kept(bad) => {
+            tracing::warn!(mesh, %bad, "MeshConfig cannot be used, keeping the last settings");
+            return known;
+        }
+        Taken::Nothing(bad) => {
+            tracing::warn!(mesh, %bad, "MeshConfig cannot be used, and no good settings are known");
+            readiness.not_ready(MESH_CONFIG, format!("MeshConfig {mesh} cannot be used: {bad}"));
+            return known;
+        }
+    };
+    readiness.ready(MESH_CONFIG);
+    publish(sender, settings);
+    true
 }
 
 fn publish(sender: &watch::Sender<Arc<Settings>>, settings: Settings) {

@@ -99,6 +99,24 @@ fn a_skipped_pod_carries_its_reason() {
 }
 
 #[test]
+fn the_deletion_of_a_mesh_is_judged_by_what_it_was() {
+    let kind = json!({"group": "meshwright.io", "version": "v1alpha1", "kind": "MeshConfig"});
+    let deletion = |sidecars: i32| {
+        let mut body: Value = serde_json::from_slice(&review(&kind, "DELETE", &Value::Null)).unwrap();
+        body["request"]["oldObject"] = json!({
+            "apiVersion": "meshwright.io/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "books"},
+            "spec": {"version": "0.2.0"}, "status": {"proxies": {"total": sidecars, "connected": 0, "rejected": 0}}
+        });
+        let request: AdmissionRequest<DynamicObject> = admission::read(body.to_string().as_bytes()).unwrap();
+        admission::judge(&request, Default::default())
+    };
+    let refused = deletion(2);
+    assert_eq!((refused.allowed, refused.result.code), (false, 403));
+    assert!(refused.result.message.contains("2 sidecars"), "{}", refused.result.message);
+    assert!(deletion(0).allowed);
+}
+
+#[test]
 fn hostile_bodies_are_errors_and_nothing_worse() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let old = json!({"apiVersion": "admission.k8s.io/v1beta1", "kind": "AdmissionReview", "request": {}})

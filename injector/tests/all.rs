@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod format;
+mod fuzz;
 mod golden;
 mod rules;
 mod validate;

@@ -204,6 +204,34 @@ fn an_object_with_an_old_mistake_can_be_let_go() {
 }
 
 #[test]
+fn a_mesh_that_sidecars_live_by_is_not_deleted_by_accident() {
+    use injector::validate::judge_deletion;
+    let mesh = |annotations: Value, status: Value| {
+        object(&json!({
+            "apiVersion": "meshwright.io/v1alpha1", "kind": "MeshConfig",
+            "metadata": {"name": "books", "annotations": annotations}, "spec": {"version": "0.2.0"}, "status": status
+        }))
+    };
+    let refused = |mesh: &DynamicObject| judge_deletion("meshwright.io", "MeshConfig", Some(mesh));
+    let living = json!({"proxies": {"total": 3, "connected": 2, "rejected": 0}});
+    let refusals = refused(&mesh(json!({}), living.clone()));
+    assert_eq!(refusals.len(), 1);
+    let message = refusals[0].to_string();
+    assert!(message.contains("3 sidecars") && message.contains("meshwright uninstall"), "{message}");
+    let silent = json!({"proxies": {"total": 3, "connected": 0, "rejected": 0}});
+    assert_eq!(refused(&mesh(json!({}), silent)).len(), 1, "controllers that restart are no reason");
+    let gone = json!({"proxies": {"total": 0, "connected": 0, "rejected": 0}});
+    assert_eq!(refused(&mesh(json!({}), gone)), Vec::new());
+    assert_eq!(refused(&mesh(json!({"meshwright.io/allow-deletion": "true"}), living.clone())), Vec::new());
+    assert_eq!(refused(&mesh(json!({"meshwright.io/allow-deletion": "yes"}), living.clone())).len(), 1);
+    // What nobody has looked at yet, and what another release wrote.
+    assert_eq!(refused(&mesh(json!({}), Value::Null)), Vec::new());
+    assert_eq!(refused(&mesh(json!({}), json!({"proxies": "many"}))), Vec::new());
+    assert_eq!(judge_deletion("meshwright.io", "MeshConfig", None), Vec::new());
+    assert_eq!(judge_deletion("", "Pod", Some(&mesh(json!({}), living))), Vec::new());
+}
+
+#[test]
 fn other_kinds_are_none_of_our_business() {
     assert_eq!(refusals("", "ConfigMap", &json!({"name": "x"}), &json!({})), Vec::<String>::new());
 }

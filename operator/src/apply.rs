@@ -3,6 +3,10 @@
 //! ```text
 //!  desired object ──▶ read ──▶ differs? ──▶ apply with our field manager ──▶ Outcome
 //! ```
+//! [`Writer`] is the only hand that writes. Each of its writes is made in the term of this process' leadership and
+//! carries the resource version of what it read, so that a leader that was deposed without noticing overwrites
+//! nothing that its successor wrote; [`fence`] refuses the rest.
+//!
 //! Two things count as a difference: a field of ours that has another value (a hand edit), and another hash in the
 //! annotation `meshwright.io/applied` (so that a field which we no longer want is given up). What others added to
 //! an object stays theirs, as server-side apply has it.
@@ -10,13 +14,18 @@
 use std::collections::BTreeSet;
 
 use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, TypeMeta,
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+    Preconditions, TypeMeta,
 };
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
+use runtime::lease::{Deposed, Mandate};
 use serde::Serialize;
 use serde_json::Value;
 
+pub mod fence;
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +53,27 @@ pub enum ApplyError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// Another process leads, or this one cannot be sure that it does.
+    #[error(transparent)]
+    Deposed(#[from] Deposed),
+    /// The object was last written in a later term than ours; the lease decides who leads.
+    #[error("{object} was written in term {seen} of the leadership, later than ours ({mine})")]
+    Outranked {
+        /// Kind and name.
+        object: String,
+        /// Its mark.
+        seen: i64,
+        /// The term of this process.
+        mine: i64,
+    },
+}
+
+impl ApplyError {
+    /// Whether the object was written by somebody else since it was read.
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api { verb: "apply", source, .. }
+            if matches!(&**source, kube::Error::Api(status) if status.is_conflict()))
+    }
 }
 
 /// What applying an object came to.
@@ -55,6 +85,30 @@ pub enum Outcome {
     Created,
     /// It was different.
     Changed,
+}
+
+/// What writing a status came to.
+#[derive(Debug, Clone)]
+pub enum Reported<K> {
+    /// It was as wanted.
+    Unchanged,
+    /// The object as it is now.
+    Changed(Box<K>),
+    /// Somebody wrote the object since it was read: nothing was written, and the next pass looks again.
+    Raced,
+    /// The object is gone: there is nobody left to tell.
+    Gone,
+}
+
+impl<K> Reported<K> {
+    /// Whether the object says now what was to be said.
+    #[must_use]
+    pub fn is_said(&self) -> bool {
+        match self {
+            Self::Unchanged | Self::Changed(_) => true,
+            Self::Raced | Self::Gone => false,
+        }
+    }
 }
 
 /// Kind, namespace (empty for cluster-scoped objects) and name.
@@ -115,25 +169,193 @@ fn api(client: &Client, object: &DynamicObject) -> Result<Api<DynamicObject>, Ap
     })
 }
 
-/// Makes the cluster's object as wanted.
-///
-/// # Errors
-/// [`ApplyError`].
-pub async fn apply(client: &Client, manager: &str, desired: &DynamicObject) -> Result<Outcome, ApplyError> {
-    let api = api(client, desired)?;
-    let name = desired.name_any();
-    let failed =
-        |verb, source| ApplyError::Api { verb, object: key(desired).to_string(), source: Box::new(source) };
-    let live = api.get_opt(&name).await.map_err(|error| failed("read", error))?;
-    let stamped = stamp(desired)?;
-    let outcome = match &live {
-        None => Outcome::Created,
-        Some(live) if covers(&json(live)?, &json(&stamped)?) => return Ok(Outcome::Unchanged),
-        Some(_) => Outcome::Changed,
-    };
-    let params = PatchParams::apply(manager).force();
-    api.patch(&name, &params, &Patch::Apply(&stamped)).await.map_err(|error| failed("apply", error))?;
-    Ok(outcome)
+/// A status that says in which term of the operator's leadership it was written. Absent: by an operator that did not
+/// say it yet.
+pub trait Termed {
+    /// The mark.
+    fn term(&self) -> Option<i64>;
+    /// Sets it.
+    fn set_term(&mut self, term: i64);
+}
+
+macro_rules! termed {
+    ($($status:ty),*) => {$(
+        impl Termed for $status {
+            fn term(&self) -> Option<i64> {
+                self.leader_term
+            }
+            fn set_term(&mut self, term: i64) {
+                self.leader_term = Some(term);
+            }
+        }
+    )*};
+}
+
+termed!(
+    crds::mesh_config::MeshConfigStatus,
+    crds::mesh_upgrade::MeshUpgradeStatus,
+    crds::policy_source::PolicySourceStatus
+);
+
+/// How often an object is read again and compared anew when somebody wrote it in between.
+const ATTEMPTS: usize = 3;
+
+/// The only hand that writes: in the term of this process, and on what it has read.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+    mandate: Mandate,
+}
+
+impl Writer {
+    /// With a client that is fenced by the same mandate ([`fence::client`]).
+    #[must_use]
+    pub fn new(client: Client, mandate: Mandate) -> Self {
+        Self { client, mandate }
+    }
+
+    /// The term in which may be written now.
+    ///
+    /// # Errors
+    /// [`ApplyError::Deposed`].
+    pub fn term(&self) -> Result<i64, ApplyError> {
+        Ok(self.mandate.check()?)
+    }
+
+    /// Whether a mark on an object lets this process go on.
+    ///
+    /// # Errors
+    /// [`ApplyError::Outranked`]; the election then finds out who leads.
+    pub fn yield_to(&self, object: &str, seen: Option<i64>) -> Result<i64, ApplyError> {
+        let mine = self.term()?;
+        match seen.filter(|seen| *seen > mine) {
+            None => Ok(mine),
+            Some(seen) => {
+                self.mandate.outrank(seen);
+                Err(ApplyError::Outranked { object: object.to_owned(), seen, mine })
+            }
+        }
+    }
+
+    /// Makes the cluster's object as wanted.
+    ///
+    /// # Errors
+    /// [`ApplyError`].
+    pub async fn apply(&self, manager: &str, desired: &DynamicObject) -> Result<Outcome, ApplyError> {
+        let mut attempts = 1;
+        loop {
+            match self.apply_once(manager, desired).await {
+                Err(error) if error.is_conflict() && attempts < ATTEMPTS => attempts += 1,
+                result => return result,
+            }
+        }
+    }
+
+    async fn apply_once(&self, manager: &str, desired: &DynamicObject) -> Result<Outcome, ApplyError> {
+        let api = api(&self.client, desired)?;
+        let name = desired.name_any();
+        let failed = |verb, source| ApplyError::Api {
+            verb,
+            object: key(desired).to_string(),
+            source: Box::new(source),
+        };
+        let live = api.get_opt(&name).await.map_err(|error| failed("read", error))?;
+        let mut stamped = stamp(desired)?;
+        let outcome = match &live {
+            None => Outcome::Created,
+            Some(live) if covers(&json(live)?, &json(&stamped)?) => return Ok(Outcome::Unchanged),
+            Some(_) => Outcome::Changed,
+        };
+        stamped.metadata.resource_version = live.and_then(|live| live.metadata.resource_version);
+        let params = PatchParams::apply(manager).force();
+        api.patch(&name, &params, &Patch::Apply(&stamped)).await.map_err(|error| failed("apply", error))?;
+        Ok(outcome)
+    }
+
+    /// Deletes the selected objects of a kind that are not in `keep`, each only as it was read; returns what went.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; what was deleted before it stays deleted.
+    pub async fn prune(
+        &self,
+        resource: &ApiResource,
+        selection: &Selection,
+        keep: &BTreeSet<Key>,
+    ) -> Result<Vec<Key>, ApplyError> {
+        let api = |namespace: Option<&str>| -> Api<DynamicObject> {
+            match namespace {
+                Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+                None => Api::all_with(self.client.clone(), resource),
+            }
+        };
+        let failed =
+            |verb, object: String, source| ApplyError::Api { verb, object, source: Box::new(source) };
+        let mut params = ListParams::default().labels(&selection.labels);
+        if let Some(name) = &selection.name {
+            params = params.fields(&format!("metadata.name={name}"));
+        }
+        let list = api(selection.namespace.as_deref()).list_metadata(&params).await;
+        let mut gone = Vec::new();
+        for object in list.map_err(|error| failed("list", resource.kind.clone(), error))? {
+            let namespace = object.namespace();
+            let kind = resource.kind.clone();
+            let key = Key { kind, namespace: namespace.clone().unwrap_or_default(), name: object.name_any() };
+            if keep.contains(&key) || object.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            let params = DeleteParams { preconditions: Some(as_read(&object)), ..DeleteParams::background() };
+            match api(namespace.as_deref()).delete(&key.name, &params).await {
+                Ok(_) => gone.push(key),
+                // Gone, or not what was read: the next pass looks again.
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+                Err(error) => return Err(failed("delete", key.to_string(), error)),
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Writes a status by server-side apply if it differs from the one that was read, or if it was last written in
+    /// an earlier term. It replaces only the status of the object that was read.
+    ///
+    /// # Errors
+    /// [`ApplyError`].
+    pub async fn status<K, S>(
+        &self,
+        api: &Api<K>,
+        object: &K,
+        before: Option<&S>,
+        after: &S,
+    ) -> Result<Reported<K>, ApplyError>
+    where
+        K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+        S: Serialize + PartialEq + Clone + Termed,
+    {
+        let name = object.name_any();
+        let shown = || format!("status of {} {name}", K::kind(&()));
+        let mut after = after.clone();
+        after.set_term(self.yield_to(&shown(), before.and_then(S::term))?);
+        if before == Some(&after) {
+            return Ok(Reported::Unchanged);
+        }
+        let body = serde_json::json!({
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "metadata": {"name": name, "resourceVersion": object.meta().resource_version},
+            "status": after,
+        });
+        match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body)).await {
+            Ok(now) => Ok(Reported::Changed(Box::new(now))),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Reported::Gone),
+            Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Reported::Raced),
+            Err(source) => Err(ApplyError::Api { verb: "apply", object: shown(), source: Box::new(source) }),
+        }
+    }
+}
+
+/// The object, and no later one of its name nor a later state of it.
+fn as_read<K: Resource>(object: &K) -> Preconditions {
+    let meta = object.meta();
+    Preconditions { uid: meta.uid.clone(), resource_version: meta.resource_version.clone() }
 }
 
 /// The object with the hash of itself as an annotation.
@@ -191,78 +413,6 @@ pub struct Selection {
     pub labels: String,
     /// Only this name; where the operator's rights are limited to it.
     pub name: Option<String>,
-}
-
-/// Deletes the selected objects of a kind that are not in `keep`; returns what went.
-///
-/// # Errors
-/// [`ApplyError`]; what was deleted before it stays deleted.
-pub async fn prune(
-    client: &Client,
-    resource: &ApiResource,
-    selection: &Selection,
-    keep: &BTreeSet<Key>,
-) -> Result<Vec<Key>, ApplyError> {
-    let api = |namespace: Option<&str>| -> Api<DynamicObject> {
-        match namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
-            None => Api::all_with(client.clone(), resource),
-        }
-    };
-    let failed = |verb, object: String, source| ApplyError::Api { verb, object, source: Box::new(source) };
-    let mut params = ListParams::default().labels(&selection.labels);
-    if let Some(name) = &selection.name {
-        params = params.fields(&format!("metadata.name={name}"));
-    }
-    let list = api(selection.namespace.as_deref()).list_metadata(&params).await;
-    let mut gone = Vec::new();
-    for object in list.map_err(|error| failed("list", resource.kind.clone(), error))? {
-        let namespace = object.namespace();
-        let kind = resource.kind.clone();
-        let key = Key { kind, namespace: namespace.clone().unwrap_or_default(), name: object.name_any() };
-        if keep.contains(&key) || object.metadata.deletion_timestamp.is_some() {
-            continue;
-        }
-        match api(namespace.as_deref()).delete(&key.name, &DeleteParams::background()).await {
-            Ok(_) => gone.push(key),
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            Err(error) => return Err(failed("delete", key.to_string(), error)),
-        }
-    }
-    Ok(gone)
-}
-
-/// Writes a status by server-side apply if it differs from the one that was read.
-///
-/// # Errors
-/// [`ApplyError`].
-pub async fn status<K, S>(
-    api: &Api<K>,
-    object: &K,
-    before: Option<&S>,
-    after: &S,
-) -> Result<Outcome, ApplyError>
-where
-    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-    S: Serialize + PartialEq,
-{
-    if before == Some(after) {
-        return Ok(Outcome::Unchanged);
-    }
-    let name = object.name_any();
-    let body = serde_json::json!({
-        "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"name": name}, "status": after,
-    });
-    match api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body)).await {
-        Ok(_) => Ok(Outcome::Changed),
-        // Deleted meanwhile: there is nobody left to tell.
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Outcome::Unchanged),
-        Err(source) => Err(ApplyError::Api {
-            verb: "apply",
-            object: format!("status of {} {name}", K::kind(&())),
-            source: Box::new(source),
-        }),
-    }
 }
 
 /// An API in one namespace or, for `None`, in all of them.

@@ -32,6 +32,17 @@ pub enum Weight {
     Warning,
 }
 
+/// Whether an Event was written just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// It was.
+    Now,
+    /// It was said not long ago.
+    Before,
+    /// It could not be written; it is tried again when it is told again.
+    Failed,
+}
+
 /// Writes Events. Failing to write one is logged and never fails a reconcile.
 pub struct Events {
     client: Client,
@@ -63,13 +74,34 @@ impl Events {
         action: &str,
         note: &str,
     ) {
-        if !self.is_news(object, reason, note) {
-            return;
+        // What failed is in the log.
+        let _ = self.say(object, weight, reason, action, note).await;
+    }
+
+    /// Like [`Events::tell_about`], and says what came of it.
+    pub async fn say(
+        &self,
+        object: &ObjectReference,
+        weight: Weight,
+        reason: &str,
+        action: &str,
+        note: &str,
+    ) -> Told {
+        if self.is_known(object, reason, note) {
+            return Told::Before;
         }
         let event = self.event(object, weight, reason, action, note, Timestamp::now());
-        if let Err(error) = self.publish(&event).await {
-            let error = runtime::logging::chain(&error);
-            tracing::warn!(reason, object = object.name, error, "an event could not be written");
+        match self.publish(&event).await {
+            // Only what was written is not said again: what failed is tried by the next pass.
+            Ok(()) => {
+                self.said(object, reason, note);
+                Told::Now
+            }
+            Err(error) => {
+                let error = runtime::logging::chain(&error);
+                tracing::warn!(reason, object = object.name, error, "an event could not be written");
+                Told::Failed
+            }
         }
     }
 
@@ -121,19 +153,31 @@ impl Events {
         }
     }
 
-    fn is_news(&self, object: &ObjectReference, reason: &str, note: &str) -> bool {
-        let id = format!(
-            "{}/{}/{}/{}",
-            object.kind.as_deref().unwrap_or_default(),
-            object.namespace.as_deref().unwrap_or_default(),
-            object.name.as_deref().unwrap_or_default(),
-            object.uid.as_deref().unwrap_or_default()
-        );
+    /// Whether the same was said about the object not long ago.
+    pub fn is_known(&self, object: &ObjectReference, reason: &str, note: &str) -> bool {
         let now = Instant::now();
         let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         said.retain(|_, when| now.duration_since(*when) < SILENCE);
-        said.insert((id, reason.to_owned(), note.to_owned()), now).is_none()
+        said.contains_key(&words(object, reason, note))
     }
+
+    /// Remembers that it was said.
+    pub fn said(&self, object: &ObjectReference, reason: &str, note: &str) {
+        let mut said = self.said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        said.insert(words(object, reason, note), Instant::now());
+    }
+}
+
+/// What makes an Event the same as another.
+fn words(object: &ObjectReference, reason: &str, note: &str) -> (String, String, String) {
+    let id = format!(
+        "{}/{}/{}/{}",
+        object.kind.as_deref().unwrap_or_default(),
+        object.namespace.as_deref().unwrap_or_default(),
+        object.name.as_deref().unwrap_or_default(),
+        object.uid.as_deref().unwrap_or_default()
+    );
+    (id, reason.to_owned(), note.to_owned())
 }
 
 #[cfg(test)]
@@ -166,8 +210,18 @@ mod tests {
         assert_ne!(event("a").metadata.name, event("b").metadata.name);
         assert_eq!(event("a").metadata.namespace.as_deref(), Some("default"));
         assert_eq!((event("a").type_.as_deref(), event("a").event_time), (Some("Warning"), None));
-        assert!(events.is_news(&object(Some("x")), "Bad", "a"));
-        assert!(!events.is_news(&object(Some("x")), "Bad", "a"));
-        assert!(events.is_news(&object(Some("y")), "Bad", "a"));
+        events.said(&object(Some("x")), "Bad", "a");
+        assert!(events.is_known(&object(Some("x")), "Bad", "a"));
+        assert!(!events.is_known(&object(Some("y")), "Bad", "a"));
+        assert!(!events.is_known(&object(Some("x")), "Bad", "b"));
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_said_again() {
+        let events = events();
+        for _ in 0..2 {
+            let told = events.say(&object(Some("x")), Weight::Warning, "Bad", "Reconcile", "a").await;
+            assert_eq!(told, Told::Failed, "nobody has heard it yet");
+        }
     }
 }

@@ -1,13 +1,13 @@
-//! The fleet: what every ready controller replica says about the sidecars connected to it.
+//! The fleet: what every controller replica that runs says about the sidecars connected to it.
 //!
 //! ```text
-//!  ready controller pods ──GET /v1/fleet, mutual TLS──▶ FleetReport each ──▶ FleetView (pure merge)
+//!  controller pods that run ──GET /v1/fleet, mutual TLS──▶ FleetReport each ──▶ FleetView (pure merge)
 //! ```
 //! The operator's certificate comes from a controller too, for a token that the API server issues for the mesh's
 //! audience, bound to the operator's pod. A replica that does not answer makes the view incomplete, and whoever
 //! decides by it must treat what is missing as unknown, never as absent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +50,11 @@ pub struct FleetView {
     pub replicas: BTreeMap<String, String>,
     /// Why a replica's report is missing, by pod name. Not empty means that the rest is incomplete.
     pub missing: BTreeMap<String, String>,
+    /// Release of each replica that runs, by pod name; of those that did not answer too.
+    pub releases: BTreeMap<String, String>,
+    /// Namespace and name of the pods whose sidecars are connected to replicas of a release. A pod may be with several:
+    /// a sidecar that is replaced in place has two Envoys for a while.
+    pub streams: BTreeMap<String, BTreeSet<(String, String)>>,
 }
 
 /// What a holder of a certificate says. Which report it was is not kept, so that saying the same again changes nothing.
@@ -64,7 +69,7 @@ pub struct Holding {
 }
 
 impl FleetView {
-    /// Whether every ready replica answered and there is at least one.
+    /// Whether every replica that runs answered, ready or not, and there is at least one.
     #[must_use]
     pub fn complete(&self) -> bool {
         self.missing.is_empty() && !self.replicas.is_empty()
@@ -106,6 +111,9 @@ impl FleetView {
 
     fn add(&mut self, pod: String, report: FleetReport) {
         self.authorities.insert(pod.clone(), report.authority);
+        let streams = self.streams.entry(report.version.clone()).or_default();
+        streams.extend(report.proxies.iter().map(|proxy| (proxy.namespace.clone(), proxy.pod.clone())));
+        self.releases.insert(pod.clone(), report.version.clone());
         self.replicas.insert(pod, report.version);
         self.problems.extend(report.problems);
         for proxy in report.proxies {
@@ -119,10 +127,14 @@ impl FleetView {
     }
 }
 
-/// A replica that can be asked.
+/// A replica whose process runs: one that is not ready, or that ends, may hold streams too.
+#[derive(Debug, Clone)]
 struct Replica {
     pod: String,
-    peer: Peer,
+    version: String,
+    ready: bool,
+    /// How to reach it, or why it cannot be reached.
+    peer: Result<Peer, &'static str>,
 }
 
 /// Asks the controllers; holds one certificate per control-plane namespace and mesh.
@@ -147,28 +159,42 @@ impl Fleet {
         Self { client, namespace, pod, identities: Mutex::default() }
     }
 
-    /// Asks every ready controller of the mesh whose control plane is in `namespace`.
+    /// Asks every controller that runs, of the mesh whose control plane is in `namespace`.
     ///
     /// # Errors
     /// Only when the controllers' pods cannot be listed; whatever goes wrong with one of them is in the view.
     pub async fn gather(&self, mesh: &str, namespace: &str) -> Result<FleetView, kube::Error> {
         let replicas = self.replicas(mesh, namespace).await?;
-        let Some(first) = replicas.first() else { return Ok(FleetView::default()) };
-        let tls = match self.identity(mesh, namespace, &first.peer).await {
-            Ok(identity) => identity.client_config().map_err(|error| error.to_string()),
-            Err(error) => Err(format!("{error:#}")),
+        // The operator's own certificate comes from one that is ready, if there is one.
+        let reachable = |replica: &&Replica| replica.peer.is_ok();
+        let first = replicas.iter().filter(reachable).max_by_key(|replica| replica.ready);
+        let tls = match first.and_then(|replica| replica.peer.as_ref().ok()) {
+            Some(peer) => match self.identity(mesh, namespace, peer).await {
+                Ok(identity) => identity.client_config().map_err(|error| error.to_string()),
+                Err(error) => Err(format!("{error:#}")),
+            },
+            None => Err("no controller can be reached".to_owned()),
         };
+        let releases: BTreeMap<_, _> =
+            replicas.iter().map(|replica| (replica.pod.clone(), replica.version.clone())).collect();
         let answers = replicas.into_iter().map(|replica| {
             let tls = tls.clone();
             async move {
-                let answer = match tls {
-                    Ok(tls) => ask(&replica.peer, tls).await.map_err(|error| format!("{error:#}")),
-                    Err(reason) => Err(format!("no certificate for asking: {reason}")),
+                let answer = match (tls, &replica.peer) {
+                    (_, Err(why)) => Err((*why).to_owned()),
+                    (Ok(tls), Ok(peer)) => ask(peer, tls).await.map_err(|error| format!("{error:#}")),
+                    (Err(reason), Ok(_)) => Err(format!("no certificate for asking: {reason}")),
                 };
+                let not_ready = |why| format!("it is not ready, and {why}");
+                let answer = if replica.ready { answer } else { answer.map_err(not_ready) };
                 (replica.pod, answer)
             }
         });
-        Ok(FleetView::merge(join_all(answers).await))
+        let mut view = FleetView::merge(join_all(answers).await);
+        for (pod, release) in releases {
+            view.releases.entry(pod).or_insert(release);
+        }
+        Ok(view)
     }
 
     async fn replicas(&self, mesh: &str, namespace: &str) -> Result<Vec<Replica>, kube::Error> {
@@ -238,23 +264,28 @@ impl Fleet {
     }
 }
 
-/// The replica of a pod, if it is ready and stays.
+/// The replica of a pod, if its process runs. Whether it is ready says nothing about who is connected to it: to leave it
+/// out would take what it knows for nothing.
 fn replica(pod: &Pod) -> Option<Replica> {
     let status = pod.status.as_ref()?;
     let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
-    if !ready || pod.metadata.deletion_timestamp.is_some() {
+    let ready = ready && pod.metadata.deletion_timestamp.is_none();
+    let statuses = status.container_statuses.iter().flatten();
+    let runs = statuses.filter_map(|status| status.state.as_ref()).any(|state| state.running.is_some());
+    if !runs && !ready {
         return None;
     }
-    let address = status.pod_ip.as_ref()?;
-    let host = if address.contains(':') { format!("[{address}]") } else { address.clone() };
-    let service = labels::controller_name(pod.labels().get(labels::VERSION)?);
-    Some(Replica {
-        pod: pod.name_any(),
-        peer: Peer {
-            address: format!("{host}:{}", labels::CONTROLLER_PORT),
-            server_name: format!("{service}.{}.svc", pod.namespace()?),
-        },
-    })
+    let version = pod.labels().get(labels::VERSION)?.clone();
+    let server_name = format!("{}.{}.svc", labels::controller_name(&version), pod.namespace()?);
+    let peer = status.pod_ip.as_ref().filter(|address| !address.is_empty()).map(|address| {
+        let host = if address.contains(':') { format!("[{address}]") } else { address.clone() };
+        Peer { address: format!("{host}:{}", labels::CONTROLLER_PORT), server_name }
+    });
+    // Where nobody says that the process runs, a pod without an address has none.
+    if peer.is_none() && !runs {
+        return None;
+    }
+    Some(Replica { pod: pod.name_any(), version, ready, peer: peer.ok_or("it has no address") })
 }
 
 async fn ask(peer: &Peer, tls: Arc<rustls::ClientConfig>) -> anyhow::Result<FleetReport> {

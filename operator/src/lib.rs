@@ -18,5 +18,8 @@ pub mod control_plane;
 pub mod events;
 pub mod fleet;
 pub mod own;
+pub mod pace;
 pub mod policy_source;
+#[cfg(test)]
+mod testing;
 pub mod upgrade;

@@ -14,11 +14,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
-use operator::context::{Context, OPERATOR, OwnPod, Settings};
+use gitops::worker::{Addresses, Program, Range, child};
+use operator::apply;
+use operator::context::{Context, Git, OPERATOR, OwnPod, Settings};
 use prometheus_client::registry::Registry;
 use runtime::admin::{Admin, Readiness};
-use runtime::lease::{Election, Timing};
+use runtime::lease::{Election, Mandate, Timing};
 use runtime::shutdown::Shutdown;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use upgrades::Catalogue;
 
 /// Reconciles are short; what is not done by then is done by the next leader.
@@ -46,6 +49,12 @@ struct Arguments {
     /// Name of the operator's pod; the lease's holder
     #[arg(long, env = "POD_NAME")]
     pod_name: Option<String>,
+    /// Addresses that repositories may have although they are loopback, link-local or the like, as in 127.0.0.0/8
+    #[arg(long, value_delimiter = ',')]
+    git_allow: Vec<Range>,
+    /// How long the leader's lease lasts; the same for every replica
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=300))]
+    lease_seconds: u64,
     /// Uid of the operator's pod, to which its tokens are bound
     #[arg(long, env = "POD_UID")]
     pod_uid: Option<String>,
@@ -64,7 +73,14 @@ impl Arguments {
             catalogue,
             cluster_domain: self.cluster_domain.clone(),
             pod,
+            git: Git { program: Program::this(), addresses: self.addresses() },
         })
+    }
+
+    /// The API server is no Git server, whatever a source says.
+    fn addresses(&self) -> Addresses {
+        let api = std::env::var("KUBERNETES_SERVICE_HOST").ok().and_then(|host| host.parse().ok());
+        Addresses { allowed: self.git_allow.clone(), refused: api.into_iter().collect() }
     }
 
     /// Different for every process that may run at one time.
@@ -92,10 +108,22 @@ fn catalogue(directory: &Path) -> anyhow::Result<Catalogue> {
     Catalogue::load(&files).with_context(what)
 }
 
+fn main() -> ExitCode {
+    // Before there is any thread: what confines the process that fetches holds for the thread that asks for it.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == child::VERB) {
+        return child::serve();
+    }
+    daemon()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn daemon() -> ExitCode {
     runtime::install_default();
     runtime::logging::init();
+    // What runs as the same user beside it (the processes that fetch) must not look into this one's memory.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "other processes of this user may look into this one");
+    }
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -112,15 +140,20 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // Reconcilers try again themselves, on new facts. By default the client repeats what was answered with 429 for
     // minutes, and so it would an eviction that a budget refuses.
     config.default_retry = false;
-    let client = kube::Client::try_from(config).context("no client for the Kubernetes API")?;
+    let no_client = "no client for the Kubernetes API";
+    let electing = kube::Client::try_from(config.clone()).context(no_client)?;
+    let mandate = Mandate::default();
+    let client = apply::fence::client(config, &mandate).context(no_client)?;
     let mut registry = Registry::default();
-    let ctx = Context::new(client.clone(), settings, &mut registry, shutdown.clone());
+    let ctx = Context::new(client, mandate.clone(), settings, &mut registry, shutdown.clone());
     let identity = arguments.identity();
     let state = serde_json::json!({"identity": identity, "namespace": arguments.namespace});
     // A follower is ready: it does its job, which is to wait.
     let admin = Admin::new(registry, Readiness::new(), move || state.clone());
     let admin = tokio::spawn(admin.serve(arguments.admin, shutdown.overdue.clone()));
-    let election = Election::new(client, &arguments.namespace, OPERATOR, &identity, Timing::default());
+    let timing = Timing::of(Duration::from_secs(arguments.lease_seconds));
+    let election =
+        Election::new(electing, &arguments.namespace, OPERATOR, &identity, timing).granting(mandate);
     let result = tokio::select! {
         result = lead(election, ctx) => result,
         result = admin => result.context("admin port")?.context("--admin"),

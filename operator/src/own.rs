@@ -7,7 +7,7 @@ use kube::core::PartialObjectMeta;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use crate::apply::{self, MANAGER};
+use crate::apply::MANAGER;
 use crate::context::{Context, OPERATOR};
 use crate::control_plane::facts::BudgetApi;
 
@@ -24,7 +24,7 @@ async fn try_guard(ctx: &Context) -> anyhow::Result<()> {
     // It goes with its Deployment. Run by hand, outside of a cluster, there is none and nothing to guard.
     let Some(deployment) = deployments.get_metadata_opt(OPERATOR).await? else { return Ok(()) };
     let budgets = crate::control_plane::budget_api(&ctx.client).await?;
-    apply::apply(&ctx.client, MANAGER, &budget(&ctx.namespace, &deployment, budgets)?).await?;
+    ctx.writer.apply(MANAGER, &budget(&ctx.namespace, &deployment, budgets)?).await?;
     Ok(())
 }
 

@@ -6,7 +6,8 @@
 //! Clocks of different machines are never compared: a lease is over when nobody renewed it for as long as its
 //! holder promised, measured by the observer from when it first saw that very record. The holder gives up
 //! `lease - renew_within` before others may take over, so that two leaders never overlap unless a clock *rate* is
-//! badly wrong. Needs `get`, `create` and `update` on the Lease.
+//! badly wrong. A holder that is stopped and goes on later is told by its [`Mandate`], which whatever writes asks
+//! before each request. Needs `get`, `create` and `update` on the Lease.
 
 use std::time::Duration;
 
@@ -18,8 +19,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 mod decide;
+mod mandate;
 #[cfg(test)]
 mod tests;
+
+pub use mandate::{Deposed, Mandate};
 
 pub use decide::{Decision, Record, Sighting, Vacancy, decide};
 
@@ -37,11 +41,15 @@ pub struct Timing {
 impl Default for Timing {
     /// The values of Kubernetes' own components.
     fn default() -> Self {
-        Self {
-            lease: Duration::from_secs(15),
-            renew_within: Duration::from_secs(10),
-            retry: Duration::from_secs(2),
-        }
+        Self::of(Duration::from_secs(15))
+    }
+}
+
+impl Timing {
+    /// For a lease of that length: renewed within two thirds of it, tried every two fifteenths.
+    #[must_use]
+    pub fn of(lease: Duration) -> Self {
+        Self { lease, renew_within: lease * 2 / 3, retry: lease * 2 / 15 }
     }
 }
 
@@ -52,6 +60,9 @@ pub struct Election {
     identity: String,
     timing: Timing,
     seen: Option<Sighting>,
+    mandate: Mandate,
+    /// The term in which this process leads.
+    term: Option<i32>,
 }
 
 /// What one attempt came to.
@@ -73,7 +84,15 @@ impl Election {
             identity: identity.to_owned(),
             timing,
             seen: None,
+            mandate: Mandate::default(),
+            term: None,
         }
+    }
+
+    /// Grants this mandate while it leads, and takes it away when it no longer does.
+    #[must_use]
+    pub fn granting(self, mandate: Mandate) -> Self {
+        Self { mandate, ..self }
     }
 
     /// Waits until this process leads; `None` when `stop` was cancelled first. API errors are logged and retried.
@@ -112,8 +131,15 @@ impl Election {
     /// A request that hangs must not keep the holder from noticing that its time is up.
     async fn attempt_in_time(&mut self) -> Result<Outcome, kube::Error> {
         let limit = self.timing.renew_within / 2;
+        // The time of the request's start counts: the renewal may have happened at any moment since.
+        let until = Instant::now() + self.timing.renew_within;
         match tokio::time::timeout(limit, self.attempt()).await {
-            Ok(result) => result,
+            Ok(result) => {
+                if let (Ok(Outcome::Holding), Some(term)) = (&result, self.term) {
+                    self.mandate.grant(i64::from(term), until);
+                }
+                result
+            }
             Err(_) => {
                 let message = format!("no answer within {limit:?}");
                 Err(kube::Error::Service(Box::new(std::io::Error::new(
@@ -129,16 +155,30 @@ impl Election {
         let now = Instant::now();
         let record = lease.as_ref().map(Record::of);
         self.seen = record.map(|record| Sighting::next(self.seen.take(), record, now));
+        if let (Some(mine), Some(theirs)) = (self.term, lease.as_ref().and_then(transitions))
+            && theirs != mine
+        {
+            // Whoever wrote it leads, even under our name: a container that was started again beside us.
+            let holder = format!("term {theirs} (this process had {mine})");
+            return Ok(Outcome::HeldBy { holder, wait: self.timing.lease });
+        }
         let result = match decide(self.seen.as_ref(), &self.identity, now) {
             Decision::Wait { holder, wait } => return Ok(Outcome::HeldBy { holder, wait }),
             Decision::Create => self.api.create(&Default::default(), &self.claim(lease)).await,
+            // Given up for us by a hand, or expired while we were stopped: a term that is over is not begun again.
+            Decision::TakeOver(_) if self.term.is_some() => {
+                return Ok(Outcome::HeldBy { holder: "nobody".to_owned(), wait: Duration::ZERO });
+            }
             Decision::Renew | Decision::TakeOver(_) => {
                 let claim = self.claim(lease);
                 self.api.replace(&self.name, &Default::default(), &claim).await
             }
         };
         match result {
-            Ok(_) => Ok(Outcome::Holding),
+            Ok(written) => {
+                self.term = transitions(&written);
+                Ok(Outcome::Holding)
+            }
             // Somebody was quicker: the API server's optimistic lock is what makes the election safe.
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {
                 Ok(Outcome::Raced)
@@ -148,6 +188,8 @@ impl Election {
     }
 
     /// The lease with this process as its holder. Keeps metadata (and so the resourceVersion) of what was read.
+    /// Each leadership begins with a higher `leaseTransitions` than all before it, also when the lease was released
+    /// or this process has the name of the last holder; a term that was seen on an object is outranked.
     fn claim(&self, lease: Option<Lease>) -> Lease {
         let now = MicroTime(Timestamp::now());
         let mut lease = lease.unwrap_or_else(|| Lease {
@@ -155,10 +197,11 @@ impl Election {
             spec: None,
         });
         let spec = lease.spec.get_or_insert_default();
-        if spec.holder_identity.as_deref() != Some(&self.identity) {
-            let earlier = spec.holder_identity.is_some();
-            spec.lease_transitions =
-                Some(spec.lease_transitions.unwrap_or(0).saturating_add(i32::from(earlier)));
+        let before = spec.lease_transitions.unwrap_or(0);
+        let outranked = self.mandate.outranked_by().and_then(|seen| i32::try_from(seen).ok()).unwrap_or(-1);
+        let term = self.term.map_or(before.saturating_add(1), |mine| mine.max(before));
+        spec.lease_transitions = Some(term.max(outranked.saturating_add(1)));
+        if self.term.is_none() || spec.holder_identity.as_deref() != Some(&self.identity) {
             spec.acquire_time = Some(now.clone());
             spec.holder_identity = Some(self.identity.clone());
         }
@@ -169,18 +212,24 @@ impl Election {
     }
 }
 
+fn transitions(lease: &Lease) -> Option<i32> {
+    lease.spec.as_ref().and_then(|spec| spec.lease_transitions)
+}
+
 /// Leadership, renewed in the background.
 pub struct Term {
     lost: CancellationToken,
     resign: CancellationToken,
+    mandate: Mandate,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Term {
     fn begin(election: Election) -> Self {
         let (lost, resign) = (CancellationToken::new(), CancellationToken::new());
+        let mandate = election.mandate.clone();
         let task = tokio::spawn(renew(election, lost.clone(), resign.clone()));
-        Self { lost, resign, task }
+        Self { lost, resign, mandate, task }
     }
 
     /// Cancelled when leadership is lost: the caller must write nothing more, best by exiting.
@@ -192,6 +241,7 @@ impl Term {
     /// Stops renewing and releases nothing, as a process that is killed; others wait until the lease expires.
     pub fn abandon(self) {
         self.task.abort();
+        self.mandate.end();
     }
 
     /// Gives the lease up, so that another replica need not wait for it to expire. Call it when nothing is being
@@ -205,11 +255,16 @@ impl Term {
 }
 
 async fn renew(mut election: Election, lost: CancellationToken, resign: CancellationToken) {
+    let mandate = election.mandate.clone();
+    let end = || {
+        mandate.end();
+        lost.cancel();
+    };
     let mut renewed = Instant::now();
     loop {
         tokio::select! {
             () = resign.cancelled() => {
-                lost.cancel();
+                end();
                 return give_up(&mut election).await;
             }
             () = tokio::time::sleep(election.timing.retry) => {}
@@ -220,7 +275,7 @@ async fn renew(mut election: Election, lost: CancellationToken, resign: Cancella
             Ok(Outcome::Holding) => renewed = started,
             Ok(Outcome::HeldBy { holder, .. }) => {
                 tracing::error!(lease = election.name, holder, "leadership lost");
-                return lost.cancel();
+                return end();
             }
             Ok(Outcome::Raced) => {}
             Err(error) => {
@@ -229,7 +284,7 @@ async fn renew(mut election: Election, lost: CancellationToken, resign: Cancella
         }
         if renewed.elapsed() >= election.timing.renew_within {
             tracing::error!(lease = election.name, "leadership lost: not renewed in time");
-            return lost.cancel();
+            return end();
         }
     }
 }

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used)] // A test binary: a helper that fails should fail the test.
 
+mod record;
 mod safety;
 mod simulation;
 mod stories;

@@ -1,7 +1,7 @@
 //! The checker, shown to object: each test spoils a good plan or its facts in one way.
 
 use upgrades::check::Rule;
-use upgrades::facts::{Approval, Kind, Readiness, Slot, Slots, WorkloadId};
+use upgrades::facts::{Approval, Format, Kind, Readiness, Seen, Slot, Slots, WorkloadId};
 use upgrades::plan::Cost;
 use upgrades::{Action, Observed, Plan, check, plan};
 
@@ -59,6 +59,13 @@ fn moving_before_the_control_plane_is_noted() {
     observed.revisions.insert("0.2.0".to_owned(), Readiness::NotReady("injector".to_owned()));
     assert_eq!(rules(&plan, &observed), [Rule::ControlPlaneFirst]);
     observed.revisions.remove("0.2.0");
+    assert_eq!(rules(&plan, &observed), [Rule::ControlPlaneFirst]);
+}
+
+#[test]
+fn moving_before_the_control_plane_reconciler_knows_where_to_is_noted() {
+    let (mut observed, plan) = evicting();
+    observed.control_plane = Seen::NotYet;
     assert_eq!(rules(&plan, &observed), [Rule::ControlPlaneFirst]);
 }
 
@@ -179,8 +186,15 @@ fn a_swap_out_of_turn_is_noted() {
     let draining =
         |pod: &mut upgrades::facts::Pod| Some(Slots { swapped_at: Some(observed.now), ..slots(pod) });
     assert_eq!(spoil(&|pod| pod.slots = draining(pod)), [Rule::Expectation]);
-    let later = |pod: &mut upgrades::facts::Pod| Some(Slots { injected: "0.3.0".to_owned(), ..slots(pod) });
-    assert_eq!(spoil(&|pod| pod.slots = later(pod)), [Rule::Expectation]);
+    let of = |format: Format, injected: &str, pod: &mut upgrades::facts::Pod| {
+        Some(Slots { injected: injected.to_owned(), format, ..slots(pod) })
+    };
+    assert_eq!(spoil(&|pod| pod.slots = of(Format::Unnumbered, "0.3.0", pod)), [Rule::Expectation]);
+    assert_eq!(spoil(&|pod| pod.slots = of(Format::Number(9), "0.1.0", pod)), [Rule::Expectation]);
+    assert_eq!(
+        spoil(&|pod| pod.slots = of(Format::Unreadable("x".to_owned()), "0.1.0", pod)),
+        [Rule::Expectation]
+    );
     let mut restart = observed.clone();
     restart.namespaces.get_mut("shop").unwrap().hot_swap = false;
     assert_eq!(rules(&plan, &restart), [Rule::Expectation]);

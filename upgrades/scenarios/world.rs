@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crds::mesh_upgrade::UpgradePhase;
+use crds::mesh_upgrade::{MeshUpgradeStatus, StepStatus, UpgradePhase};
 use upgrades::facts::{
-    Approval, Budget, Desired, Kind, Namespace, Observed, Pod, Proxy, Readiness, Rollout, Slot, Slots,
-    Strategy, Workload, WorkloadId,
+    Approval, Budget, Desired, Format, Kind, Namespace, Observed, Pod, Proxy, Readiness, Rollout, Seen, Slot,
+    Slots, Strategy, Streams, Workload, WorkloadId,
 };
-use upgrades::{Action, Catalogue, Plan};
+use upgrades::ledger::{self, Did};
+use upgrades::{Action, Catalogue, Plan, soak};
 
 /// A small generator, so that a seed is a whole history (Steele et al., SplitMix64).
 #[derive(Clone)]
@@ -31,7 +32,10 @@ pub struct SimPod {
     pub revision: Option<String>,
     pub ready_at: u64,
     pub synced_at: u64,
+    /// When its sidecar ends.
     pub gone_at: Option<u64>,
+    /// How long its object stays after that.
+    pub lingers: u64,
     pub mark: Option<String>,
     pub slots: Option<Slots>,
 }
@@ -70,10 +74,24 @@ pub struct World {
     pub namespaces: BTreeMap<String, SimNamespace>,
     /// Release → when it is ready.
     pub revisions: BTreeMap<String, u64>,
-    pub soaks: BTreeMap<String, u64>,
-    /// As last written to the record.
-    pub phase: UpgradePhase,
+    /// As last written.
+    pub record: MeshUpgradeStatus,
+    /// The leg that the control-plane reconciler has seen.
+    pub seen: i64,
+    /// A pass of the control-plane reconciler that has read its facts and not acted on them yet.
+    reconciling: Option<Reconciling>,
+    /// Longest time between the two.
+    pub slow_control_plane: u64,
     uids: u64,
+}
+
+/// What the control-plane reconciler is about to do.
+#[derive(Clone)]
+struct Reconciling {
+    at: u64,
+    keeps: BTreeSet<String>,
+    builds: BTreeSet<String>,
+    leg: i64,
 }
 
 pub const START: u64 = 1_700_000_000;
@@ -101,8 +119,10 @@ impl World {
             effective: "0.1.0".to_owned(),
             namespaces: BTreeMap::new(),
             revisions: [("0.1.0".to_owned(), START)].into(),
-            soaks: BTreeMap::new(),
-            phase: UpgradePhase::ControlPlane,
+            record: MeshUpgradeStatus::default(),
+            seen: 0,
+            reconciling: None,
+            slow_control_plane: 0,
             uids: 0,
         }
     }
@@ -151,8 +171,43 @@ impl World {
             revisions: self.revisions.iter().map(|(version, at)| (version.clone(), ready(at))).collect(),
             namespaces: namespaces.collect(),
             strays: BTreeSet::new(),
-            soaks: self.soaks.clone(),
+            soaks: self.watched(),
+            streams: Some(self.streams()),
+            control_plane: if self.seen == self.leg() { Seen::Yes } else { Seen::NotYet },
+            unhealthy: ledger::unhealthy(&self.record.steps, self.leg()),
         }
+    }
+
+    pub fn leg(&self) -> i64 {
+        ledger::number(&ledger::legs(&self.record, &self.desired, self.now))
+    }
+
+    fn watched(&self) -> BTreeMap<upgrades::facts::WaveId, u64> {
+        let soaks = self.record.soaks.iter().filter_map(|record| {
+            let since = upgrades::display::seconds(&record.since)?;
+            Some((soak::wave(record, self.leg(), &self.desired)?, self.now.saturating_sub(since)))
+        });
+        soaks.collect()
+    }
+
+    /// Who is connected to the controllers of which release: sidecars until they end, and those that were replaced until
+    /// they have drained.
+    fn streams(&self) -> BTreeMap<String, Streams> {
+        let mut all: BTreeMap<String, Streams> = BTreeMap::new();
+        for (name, namespace) in &self.namespaces {
+            for (pod, state) in namespace.workloads.values().flat_map(|workload| &workload.pods) {
+                let ended = state.gone_at.is_some_and(|at| at <= self.now);
+                let old = state.slots.as_ref().and_then(|slots| {
+                    let draining = slots.swapped_at? + slots.drain_seconds > self.now;
+                    let other = if state.revision.as_deref() == Some("0.2.0") { "0.1.0" } else { "0.2.0" };
+                    draining.then(|| other.to_owned())
+                });
+                for release in state.revision.iter().cloned().chain(old).filter(|_| !ended) {
+                    all.entry(release).or_default().pods.insert((name.clone(), pod.clone()));
+                }
+            }
+        }
+        all
     }
 
     fn seen(&self, namespace: &SimNamespace) -> Namespace {
@@ -240,9 +295,8 @@ impl World {
                     workload.mark = Some(mark.clone());
                 }
             }
-            Action::BeginSoak { wave, since } => {
-                self.soaks.insert(wave.clone(), *since);
-            }
+            // The record says it.
+            Action::BeginSoak { .. } => {}
         }
     }
 
@@ -251,7 +305,7 @@ impl World {
         self.now += 1;
         let now = self.now;
         for workload in self.namespaces.values_mut().flat_map(|n| n.workloads.values_mut()) {
-            workload.pods.retain(|_, pod| pod.gone_at.is_none_or(|at| at > now));
+            workload.pods.retain(|_, pod| pod.gone_at.is_none_or(|at| at + pod.lingers > now));
             if workload.ends_at.is_some_and(|at| at <= now) {
                 (workload.replicas, workload.pods) = (0, BTreeMap::new());
             }
@@ -268,9 +322,10 @@ impl World {
             let slots = label.clone().filter(|_| namespace.hot_swap).map(|injected| Slots {
                 serving: Some(injected.clone()),
                 injected,
+                format: Format::Number(1),
                 live: Slot::A,
                 swapped_at: None,
-                drain_seconds: crds::labels::SWAP_DRAIN_SECONDS.into(),
+                drain_seconds: 20,
             });
             for (id, workload) in &mut namespace.workloads {
                 workload.replace_old_template(now);
@@ -283,6 +338,7 @@ impl World {
                         ready_at,
                         synced_at: ready_at + self.dice.below(slow),
                         gone_at: None,
+                        lingers: self.dice.below(slow + 1) * 3,
                         mark: workload.mark.clone(),
                         slots: slots.clone().filter(|_| id.kind != Kind::Job),
                     };
@@ -297,37 +353,109 @@ impl World {
         self.desired.abort && self.effective == self.desired.from && self.desired.wanted == self.desired.to
     }
 
-    /// Brings up what is wanted, removes what nobody uses, and computes what is in effect.
+    /// Computes what is in effect, and brings up and removes what it decided on the facts that it has read a while ago.
     fn control_plane(&mut self) {
         let wanted = self.desired.wanted.clone();
         if self.namespaces.values().all(|namespace| namespace.revision.as_ref() == Some(&wanted)) {
             self.effective.clone_from(&wanted);
         }
-        let ready_at = self.now + 1 + self.dice.below(self.slow);
-        if !self.aborted() {
-            self.revisions.entry(wanted.clone()).or_insert(ready_at);
+        if self.reconciling.is_none() {
+            self.reconciling = Some(self.read());
         }
+        if let Some(pass) = self.reconciling.take_if(|pass| pass.at <= self.now) {
+            for version in pass.builds {
+                let ready_at = self.now + 1 + self.dice.below(self.slow);
+                self.revisions.entry(version).or_insert(ready_at);
+            }
+            self.revisions.retain(|version, _| pass.keeps.contains(version));
+            self.seen = pass.leg;
+        }
+        for (name, namespace) in &self.namespaces {
+            let label = namespace.revision.as_ref().unwrap();
+            assert!(self.revisions.contains_key(label), "{name} is on {label}, which was removed");
+        }
+    }
+
+    fn read(&mut self) -> Reconciling {
         let observed = self.observe();
-        let effective = self.effective.clone();
-        let aborted = self.aborted();
-        let held =
-            !matches!(self.phase, UpgradePhase::Retiring | UpgradePhase::Complete | UpgradePhase::Aborted);
-        self.revisions.retain(|version, _| {
-            held || (*version == wanted && !aborted)
-                || *version == effective
-                || !upgrades::planner::users(&observed, version).is_empty()
-        });
+        let at = self.now + self.dice.below(self.slow_control_plane + 1);
+        let wanted = Some(self.desired.wanted.clone()).filter(|_| !self.aborted());
+        let builds: BTreeSet<String> = wanted.into_iter().chain([self.effective.clone()]).collect();
+        let over = matches!(self.record.phase, Some(UpgradePhase::Complete | UpgradePhase::Aborted));
+        let granted = |version: &String| over || self.record.retire.as_ref() == Some(version);
+        let used = |version: &String| !upgrades::planner::users(&observed, version).is_empty();
+        let kept = self.revisions.keys().filter(|version| used(version) || !granted(version));
+        let keeps = kept.cloned().chain(builds.clone()).collect();
+        Reconciling {
+            at,
+            keeps,
+            builds,
+            leg: ledger::number(&self.record.legs) * i64::from(!self.record.legs.is_empty()),
+        }
+    }
+
+    /// Writes the record; nothing that it says may be taken back.
+    fn write(&mut self, plan: &Plan, steps: Vec<StepStatus>) {
+        assert_only_added(&self.record.steps, &steps);
+        self.record.notices = ledger::notices(&self.record, plan);
+        self.record.legs = ledger::legs(&self.record, &self.desired, self.now);
+        self.record.steps = steps;
+        self.record.phase = Some(plan.phase);
+        self.record.retire.clone_from(&plan.retire);
+    }
+
+    /// One pass of the operator on a look; it dies after so many actions.
+    pub fn operate(&mut self, look: &Observed, most: usize) -> Plan {
+        let plan = upgrades::plan(look, &self.desired);
+        assert_eq!(upgrades::check(&plan, look), [], "{plan}\n{look:#?}");
+        assert_eq!(upgrades::plan(look, &self.desired), plan, "planning again on the same facts");
+        let legs = ledger::legs(&self.record, &self.desired, self.now);
+        let (actions, leg) = (plan.actions.as_slice(), ledger::number(&legs));
+        let pass = ledger::Pass { plan: &plan, observed: look, legs: &legs, actions };
+        let intended = ledger::intend(&self.record.steps, &pass);
+        self.write(&plan, intended.clone());
+        for action in actions.iter().take(most) {
+            self.execute(action);
+        }
+        if most > actions.len() {
+            let did: Vec<_> = actions.iter().map(|action| (action.clone(), Did::Yes)).collect();
+            self.write(&plan, ledger::settle(&intended, &did));
+            for action in actions {
+                if let Action::BeginSoak { wave, since } = action {
+                    self.record.soaks.push(soak::begin(wave, leg, *since));
+                }
+            }
+        }
+        plan
     }
 
     /// One pass of the operator that does all it plans.
     pub fn pass(&mut self) -> Plan {
-        let observed = self.observe();
-        let plan = upgrades::plan(&observed, &self.desired);
-        assert_eq!(upgrades::check(&plan, &observed), [], "{plan}\n{observed:#?}");
-        assert_eq!(upgrades::plan(&observed, &self.desired), plan, "planning again on the same facts");
-        plan.actions.iter().for_each(|action| self.execute(action));
-        self.phase = plan.phase;
-        plan
+        let look = self.observe();
+        self.operate(&look, usize::MAX)
+    }
+}
+
+/// A record is only added to: what is finished stays as it is, and what is begun keeps its beginning and its deeds.
+pub fn assert_only_added(before: &[StepStatus], after: &[StepStatus]) {
+    for step in before.iter().filter(|step| step.started_at.is_some()) {
+        let same = |other: &&StepStatus| {
+            other.id == step.id && other.leg == step.leg && other.started_at == step.started_at
+        };
+        let found = after.iter().filter(same).collect::<Vec<_>>();
+        if step.finished_at.is_some() {
+            assert!(found.contains(&step), "rewritten: {step:#?}\nis now {found:#?}");
+            continue;
+        }
+        let goes_on = |other: &&StepStatus| {
+            step.done.iter().zip(&other.done).all(|(was, is)| {
+                was.how == is.how
+                    && was.pods <= is.pods
+                    && was.first == is.first
+                    && is.names.starts_with(&was.names)
+            }) && step.done.len() <= other.done.len()
+        };
+        assert!(found.into_iter().any(|other| goes_on(&other)), "lost: {step:#?}");
     }
 }
 

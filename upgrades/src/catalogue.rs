@@ -3,7 +3,7 @@
 //! The releases that this build knows are `upgrades/releases/*.yaml`; an installation may add files of the same
 //! shape. A release is data only: nothing here decides what an upgrade does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use semver::{Version, VersionReq};
 use serde::Deserialize;
@@ -33,6 +33,10 @@ pub struct Release {
     pub hot_restart: String,
     /// Kubernetes versions that it runs on.
     pub kubernetes: VersionReq,
+    /// Formats of pods (`meshwright.io/pod-format`) in which its sidecar can take over from another. Left out: none, and a
+    /// sidecar is only swapped in pods without a format (those of releases that do not number it).
+    #[serde(default)]
+    pub pod_formats: BTreeSet<u32>,
     /// Releases that a mesh may be on when it goes to this one, forwards or back.
     pub reachable_from: Vec<VersionReq>,
 }

@@ -7,9 +7,11 @@ use std::fmt;
 use crds::mesh_upgrade::StepState;
 
 use crate::facts::{
-    Approval, Desired, Direction, Kind, Namespace, Observed, Pod, Proxy, Readiness, Slot, Strategy,
+    Approval, Desired, Direction, Format, Kind, Namespace, Observed, PATIENCE_SECONDS, Pod, Proxy, Readiness,
+    Seen, Slot, Strategy, Workload, WorkloadId, wave_ids,
 };
 use crate::plan::{Action, Cost, Plan, What};
+use crate::waiting::Place;
 
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +91,10 @@ fn steering(desired: &Desired, observed: &Observed, notes: &mut Notes) {
     if observed.revisions.get(target) != Some(&Readiness::Ready) {
         notes.add(Rule::ControlPlaneFirst, format!("{target} is not ready"));
     }
+    if observed.control_plane == Seen::NotYet {
+        let what = "the control-plane reconciler has not seen where the mesh goes".to_owned();
+        notes.add(Rule::ControlPlaneFirst, what);
+    }
     if desired.paused {
         notes.add(Rule::Steering, "the upgrade is paused".to_owned());
     }
@@ -126,7 +132,7 @@ fn order(action: &Action, desired: &Desired, observed: &Observed, notes: &mut No
         if !before || namespace.terminating {
             continue;
         }
-        if !settled(namespace, desired.target()) {
+        if !settled(name, namespace, desired.target(), observed) {
             notes.add(Rule::Order, format!("{action}, while {name} comes first and isn't done"));
         }
         if forward && theirs.0 != mine.0 && !soaked(theirs.0, desired, observed) {
@@ -135,15 +141,26 @@ fn order(action: &Action, desired: &Desired, observed: &Observed, notes: &mut No
     }
 }
 
-/// Labelled, and every pod that can be moved is of the target, ready and in sync.
-fn settled(namespace: &Namespace, target: &str) -> bool {
-    let workloads = namespace.workloads.iter().filter(|(id, _)| movable(&id.kind));
-    let mut pods = workloads.flat_map(|(_, workload)| workload.pods.values()).filter(|pod| !pod.terminating);
-    namespace.revision.as_deref() == Some(target)
-        && pods.all(|pod| match pod.revision.as_deref() {
-            None => true,
-            Some(revision) => revision == target && pod.ready && pod.proxy == Proxy::InSync,
+/// Labelled, and every pod that can be moved is of the target, ready and in sync; nobody waits for what was broken
+/// before, as long as its sidecars refuse nothing.
+fn settled(name: &str, namespace: &Namespace, target: &str, observed: &Observed) -> bool {
+    let settled = |(id, workload): (&WorkloadId, &Workload)| {
+        let aside = aside(name, id, observed);
+        let mut pods = workload.pods.values().filter(|pod| !pod.terminating);
+        pods.all(|pod| match (pod.revision.as_deref(), &pod.proxy) {
+            (None, _) => true,
+            (Some(revision), Proxy::Rejecting(_) | Proxy::Swapping(_)) => aside && revision != target,
+            (Some(revision), proxy) => aside || (revision == target && pod.ready && *proxy == Proxy::InSync),
         })
+    };
+    namespace.revision.as_deref() == Some(target)
+        && namespace.workloads.iter().filter(|(id, _)| movable(&id.kind)).all(settled)
+}
+
+/// Whether a workload was broken before, for so long that nobody waits for it.
+fn aside(namespace: &str, id: &WorkloadId, observed: &Observed) -> bool {
+    let place = Place { namespace: namespace.to_owned(), workload: id.clone() };
+    observed.unhealthy.get(&place).is_some_and(|since| since + PATIENCE_SECONDS <= observed.now)
 }
 
 fn movable(kind: &Kind) -> bool {
@@ -154,12 +171,9 @@ fn movable(kind: &Kind) -> bool {
 }
 
 fn soaked(wave: usize, desired: &Desired, observed: &Observed) -> bool {
-    let Some(wave) = desired.waves.get(wave) else { return true };
+    let Some(id) = wave_ids(&desired.waves).into_iter().nth(wave) else { return true };
     desired.soak.is_zero()
-        || observed
-            .soaks
-            .get(&wave.name)
-            .is_some_and(|since| since.saturating_add(desired.soak.as_secs()) <= observed.now)
+        || observed.soaks.get(&id).is_some_and(|watched| *watched >= desired.soak.as_secs())
 }
 
 fn namespace_of(action: &Action) -> &str {
@@ -218,7 +232,7 @@ fn expectation(action: &Action, target: &str, observed: &Observed, notes: &mut N
 }
 
 /// It has two slots and a sidecar of another release, whose Envoy can hand over; the idle slot has drained; and the
-/// release that injected it is not newer than the target.
+/// target knows the pod's format, or where there is none the release that injected it is not newer.
 fn swappable(pod: &Pod, expect: Slot, target: &str, observed: &Observed) -> bool {
     let (Some(slots), Some(revision)) = (&pod.slots, &pod.revision) else { return false };
     let release = |version: &str| observed.catalogue.get(version).ok();
@@ -229,11 +243,16 @@ fn swappable(pod: &Pod, expect: Slot, target: &str, observed: &Observed) -> bool
     };
     let drained = slots.swapped_at.is_none_or(|at| at + slots.drain_seconds <= observed.now)
         || slots.serving.as_deref() == Some(target);
+    let known = match &slots.format {
+        Format::Number(number) => to.pod_formats.contains(number),
+        Format::Unnumbered => injected.version <= to.version,
+        Format::Unreadable(_) => false,
+    };
     !pod.terminating
         && revision != target
         && slots.live == expect
         && from.hot_restart == to.hot_restart
-        && injected.version <= to.version
+        && known
         && drained
 }
 
@@ -341,7 +360,10 @@ fn at_once(moves: &[&Action], desired: &Desired, observed: &Observed, notes: &mu
             .values()
             .filter(|pod| pod.revision.as_deref() == Some(desired.target()) && !pod.terminating);
         proven |= new.clone().any(|pod| pod.ready && pod.proxy == Proxy::InSync);
-        if movable(&id.kind) && new.any(|pod| !pod.ready || pod.proxy != Proxy::InSync) {
+        if movable(&id.kind)
+            && !aside(namespace, id, observed)
+            && new.any(|pod| !pod.ready || pod.proxy != Proxy::InSync)
+        {
             disturbed.insert((namespace, &id.name));
         }
     }
@@ -361,9 +383,15 @@ fn retire(plan: &Plan, observed: &Observed, notes: &mut Notes) {
             .any(|n| n.revision.as_ref() == Some(version));
         let mut pods =
             observed.namespaces.values().flat_map(|n| n.workloads.values()).flat_map(|w| w.pods.values());
-        let sidecars = pods.any(|pod| pod.revision.as_ref() == Some(version));
+        let sidecars = pods.any(|pod| pod.revision.as_ref() == Some(version) && !pod.terminating);
         let strays = observed.strays.iter().any(|stray| stray.revision == *version);
-        if step.state == StepState::Done && (labels || sidecars || strays) {
+        // Somebody is connected, or nobody knows.
+        let streams = observed.streams.as_ref().map(|all| all.get(version));
+        let connected =
+            streams.is_none_or(|streams| streams.is_some_and(|s| !s.pods.is_empty() || !s.silent.is_empty()));
+        let exists = observed.revisions.contains_key(version);
+        let used = labels || sidecars || strays || (exists && connected);
+        if step.state == StepState::Done && used {
             notes.add(Rule::Retire, format!("{version} is in use"));
         }
         if version == plan.desired.target() {

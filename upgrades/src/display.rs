@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use crds::mesh_upgrade::{StepState, StepStatus, UpgradePhase};
+use crds::mesh_upgrade::{StepState, UpgradePhase};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::facts::Direction;
-use crate::plan::{Action, Cost, Plan, Step, What};
+use crate::plan::{Action, Cost, Notice, Plan, What};
 
 /// Seconds since 1970 as RFC 3339.
 #[must_use]
@@ -15,6 +15,13 @@ pub fn time(seconds: u64) -> String {
     let time =
         i64::try_from(seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| format!("{seconds} s after 1970"))
+}
+
+/// The seconds since 1970 of a time in RFC 3339; none for what is no such time or before that.
+#[must_use]
+pub fn seconds(text: &str) -> Option<u64> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    u64::try_from(time.unix_timestamp()).ok()
 }
 
 impl fmt::Display for What {
@@ -30,7 +37,7 @@ impl fmt::Display for What {
             Self::Leave { place, why } => {
                 write!(f, "leave {place}: {}", crate::workload::Manner::Stays(*why))
             }
-            Self::Soak { wave } => write!(f, "watch wave {wave}"),
+            Self::Soak { wave } => write!(f, "watch {wave}"),
             Self::Retire { version } => write!(f, "remove the control plane of {version}"),
         }
     }
@@ -56,7 +63,7 @@ impl fmt::Display for Action {
             Self::Surge { namespace, deployment, expect: _, mark } => {
                 write!(f, "roll Deployment {deployment} in {namespace}: annotation moved-to becomes {mark}")
             }
-            Self::BeginSoak { wave, since } => write!(f, "watch wave {wave} from {}", time(*since)),
+            Self::BeginSoak { wave, since } => write!(f, "watch {wave} from {}", time(*since)),
         }
     }
 }
@@ -77,36 +84,22 @@ impl fmt::Display for Cost {
     }
 }
 
-impl Step {
-    /// The step as the record shows it.
-    #[must_use]
-    pub fn status(&self) -> StepStatus {
-        let reason = self.waiting.as_ref().map(ToString::to_string).unwrap_or_default();
-        StepStatus { step: self.what.to_string(), state: self.state, reason }
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Restarts { pods, of, why } => {
+                write!(f, "{pods} of {of} pods are restarted, although strategy HotSwap is asked for: ")?;
+                for (place, (reason, count)) in why.iter().enumerate() {
+                    let separator = if place == 0 { "" } else { "; " };
+                    write!(f, "{separator}{count} {reason}")?;
+                }
+                Ok(())
+            }
+        }
     }
 }
 
 impl Plan {
-    /// The steps as the record shows them: at most `most`; what is done or far away is counted instead.
-    #[must_use]
-    pub fn statuses(&self, most: usize) -> Vec<StepStatus> {
-        let first =
-            self.steps.iter().position(|step| step.state != StepState::Done).unwrap_or(self.steps.len());
-        let skip = if self.steps.len() > most { first.min(self.steps.len().saturating_sub(most)) } else { 0 };
-        let counted =
-            |count: usize, state| StepStatus { step: format!("{count} more"), state, reason: String::new() };
-        let mut statuses = Vec::new();
-        if skip > 0 {
-            statuses.push(counted(skip, StepState::Done));
-        }
-        statuses.extend(self.steps.iter().skip(skip).take(most).map(Step::status));
-        let left = self.steps.len().saturating_sub(skip + most);
-        if left > 0 {
-            statuses.push(counted(left, StepState::Pending));
-        }
-        statuses
-    }
-
     /// What is waited for, in one line; empty when something is done now or everything is.
     #[must_use]
     pub fn waiting_line(&self) -> String {
@@ -120,7 +113,7 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { desired, phase, steps, actions, waiting, moved: _, total: _ } = self;
+        let Self { desired, phase, notices, steps, actions, waiting, retire: _, moved: _, total: _ } = self;
         let (from, to) = (&desired.from, &desired.to);
         let way = match desired.direction() {
             Direction::Forward => format!("{from} to {to}"),
@@ -130,6 +123,9 @@ impl fmt::Display for Plan {
             }
         };
         writeln!(f, "mesh {}, {way}: {phase:?}, {}", desired.mesh, self.progress())?;
+        for notice in notices {
+            writeln!(f, "  note: {notice}")?;
+        }
         for step in steps {
             write!(f, "  {:8} {}", word(step.state), step.what)?;
             match &step.waiting {

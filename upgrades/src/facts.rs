@@ -5,6 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::catalogue::Catalogue;
+use crate::waiting::Place;
+
+/// How long a workload that was not healthy when the upgrade came to it is waited for, in seconds: a restart of a
+/// container or of a node is over by then.
+pub const PATIENCE_SECONDS: u64 = 300;
 
 /// Everything that was observed, at one time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,8 +26,69 @@ pub struct Observed {
     pub namespaces: BTreeMap<String, Namespace>,
     /// Pods outside those namespaces that still have a sidecar of the mesh.
     pub strays: BTreeSet<Stray>,
-    /// Since when a wave soaks (seconds since 1970), as the record holds it.
-    pub soaks: BTreeMap<String, u64>,
+    /// For how many seconds each wave that soaks was watched, on this leg of the upgrade.
+    pub soaks: BTreeMap<WaveId, u64>,
+    /// Connected sidecars by the release of the controller; none when no controller could be asked about.
+    pub streams: Option<BTreeMap<String, Streams>>,
+    /// Whether the control-plane reconciler has seen which way the upgrade goes.
+    pub control_plane: Seen,
+    /// Workloads that were not healthy when the upgrade came to them, and since when (seconds since 1970).
+    pub unhealthy: BTreeMap<Place, u64>,
+}
+
+/// Whether the control-plane reconciler has seen which way the upgrade goes. Before that it may be removing what the
+/// upgrade goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Seen {
+    /// It has not said so yet.
+    #[default]
+    NotYet,
+    /// It has.
+    Yes,
+}
+
+/// What the controllers of one release say about who is connected to them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Streams {
+    /// Namespace and name of the pods whose sidecars are.
+    pub pods: BTreeSet<(String, String)>,
+    /// Controllers that may hold streams and could not be asked, and why.
+    pub silent: BTreeMap<String, String>,
+}
+
+/// A wave of the roll-out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WaveId {
+    /// One that the MeshConfig names.
+    Named {
+        /// Its name.
+        name: String,
+        /// Which of several of that name, the first being 0.
+        nth: usize,
+    },
+    /// The namespaces that no wave names.
+    Others,
+}
+
+impl fmt::Display for WaveId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named { name, nth: 0 } => write!(f, "wave {name}"),
+            Self::Named { name, nth } => write!(f, "wave {name} (number {} of that name)", nth + 1),
+            Self::Others => write!(f, "the namespaces that no wave names"),
+        }
+    }
+}
+
+/// The names of the waves as written, each told from others of its name.
+#[must_use]
+pub fn wave_ids(waves: &[Wave]) -> Vec<WaveId> {
+    let nth = |place: usize, name: &str| waves.iter().take(place).filter(|wave| wave.name == name).count();
+    let id = |(place, wave): (usize, &Wave)| WaveId::Named {
+        name: wave.name.clone(),
+        nth: nth(place, &wave.name),
+    };
+    waves.iter().enumerate().map(id).collect()
 }
 
 /// Whether a revision's controller, injector and webhook can take over.
@@ -75,6 +141,22 @@ pub enum Kind {
     Pod,
     /// A controller that Meshwright does not know; the kind as the pod's owner reference names it.
     Other(String),
+}
+
+impl Kind {
+    /// By its name in Kubernetes.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        match name {
+            "Deployment" => Self::Deployment,
+            "StatefulSet" => Self::StatefulSet,
+            "DaemonSet" => Self::DaemonSet,
+            "ReplicaSet" => Self::ReplicaSet,
+            "Job" => Self::Job,
+            "Pod" => Self::Pod,
+            other => Self::Other(other.to_owned()),
+        }
+    }
 }
 
 impl fmt::Display for WorkloadId {
@@ -165,6 +247,8 @@ pub enum Slot {
 pub struct Slots {
     /// Release that injected the pod.
     pub injected: String,
+    /// Format of what was injected.
+    pub format: Format,
     /// Slot that shall be live.
     pub live: Slot,
     /// When that was last written, seconds since 1970; never, if the pod is as it was injected.
@@ -173,6 +257,29 @@ pub struct Slots {
     pub drain_seconds: u64,
     /// Release of the sidecar that the controllers see; none when they see none or could not be asked.
     pub serving: Option<String>,
+}
+
+/// Format of what an injector added to a pod: two pods of one format differ in nothing that a sidecar sees.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Format {
+    /// The pod is older than formats.
+    Unnumbered,
+    /// The annotation's number.
+    Number(u32),
+    /// The annotation, which is no number: somebody edited it.
+    Unreadable(String),
+}
+
+impl Format {
+    /// Reads the annotation `meshwright.io/pod-format`.
+    #[must_use]
+    pub fn parse(annotation: Option<&str>) -> Self {
+        match annotation.map(|text| (text, text.parse())) {
+            None => Self::Unnumbered,
+            Some((_, Ok(number))) => Self::Number(number),
+            Some((text, Err(_))) => Self::Unreadable(text.chars().take(64).collect()),
+        }
+    }
 }
 
 /// What the controllers say about a sidecar.

@@ -5,6 +5,8 @@
 //!  Observed, Desired ──────────────┴─▶ plan ──▶ Plan ──▶ display (people, MeshUpgrade.status.steps)
 //!                                               │
 //!                     Observed ─────────────────┴─▶ check ──▶ notes (none, or the executor refuses)
+//!
+//!  record before + Plan ──▶ ledger::intend ──▶ (executor) ──▶ ledger::settle ──▶ record after: facts are only added
 //! ```
 //!
 //! Pure: no clock, no network, no Kubernetes client. The operator executes plans; the CLI prints them.
@@ -13,11 +15,13 @@ pub mod catalogue;
 pub mod check;
 pub mod display;
 pub mod facts;
+pub mod ledger;
 pub mod plan;
 pub mod planner;
 pub mod records;
+pub mod soak;
 pub mod swap;
-mod users;
+pub mod users;
 pub mod waiting;
 pub mod workload;
 

@@ -2,7 +2,7 @@
 
 use crds::mesh_upgrade::{StepState, UpgradePhase};
 
-use crate::facts::{Desired, Slot, WorkloadId};
+use crate::facts::{Desired, Kind, Slot, WaveId, WorkloadId};
 use crate::swap::NoSwap;
 use crate::waiting::{Place, WaitingOn};
 use crate::workload::{Manner, Stays};
@@ -15,12 +15,16 @@ pub struct Plan {
     pub desired: Desired,
     /// Where the upgrade stands.
     pub phase: UpgradePhase,
+    /// What to know before anything moves.
+    pub notices: Vec<Notice>,
     /// Every step, in order.
     pub steps: Vec<Step>,
     /// What to do now, in order; each may be done or not, and twice, without harm.
     pub actions: Vec<Action>,
     /// What is waited for; empty only when the upgrade is over or something is done now.
     pub waiting: Vec<WaitingOn>,
+    /// The release whose control plane may be removed now.
+    pub retire: Option<String>,
     /// Sidecars of the target.
     pub moved: usize,
     /// Sidecars of the mesh's namespaces.
@@ -36,6 +40,42 @@ pub struct Step {
     pub state: StepState,
     /// Why it waits.
     pub waiting: Option<WaitingOn>,
+    /// Whether everything before it is done, so that it may begin.
+    pub reach: Reach,
+    /// How its workload is, where it has one that nothing was done to yet.
+    pub health: Health,
+}
+
+/// Whether a step may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// It is only announced.
+    Announced,
+    /// It has its turn.
+    Reached,
+}
+
+/// How the workload of a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing is wrong with it, or the step has no workload.
+    Fine,
+    /// It lacks ready pods, and nothing of it is of the target.
+    Poor,
+}
+
+/// Something to know before anything moves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Pods are restarted although sidecars shall be swapped in place.
+    Restarts {
+        /// How many pods.
+        pods: usize,
+        /// How many pods with a sidecar there are.
+        of: usize,
+        /// Why, and how many for each reason.
+        why: Vec<(NoSwap, usize)>,
+    },
 }
 
 /// What a step does.
@@ -78,7 +118,7 @@ pub enum What {
     /// A wave is watched.
     Soak {
         /// Wave.
-        wave: String,
+        wave: WaveId,
     },
     /// A revision is removed (the control-plane reconciler does it).
     Retire {
@@ -143,7 +183,7 @@ pub enum Action {
     /// Record that a wave soaks.
     BeginSoak {
         /// Wave.
-        wave: String,
+        wave: WaveId,
         /// Seconds since 1970.
         since: u64,
     },
@@ -163,6 +203,51 @@ pub enum Cost {
         /// Budget that pays for it, if one covers it.
         budget: Option<String>,
     },
+}
+
+impl What {
+    /// What it is about, the same at every pass and however far it is.
+    #[must_use]
+    pub fn id(&self) -> String {
+        match self {
+            Self::Approve => "approve".to_owned(),
+            Self::BringUp { version } => format!("bring-up/{version}"),
+            Self::Label { namespace, .. } => format!("label/{namespace}"),
+            Self::Move { place, .. } | Self::Leave { place, .. } => place.id(),
+            Self::Soak { wave: WaveId::Named { name, nth } } => format!("watch/{nth}/{name}"),
+            Self::Soak { wave: WaveId::Others } => "watch".to_owned(),
+            Self::Retire { version } => format!("remove/{version}"),
+        }
+    }
+}
+
+impl Action {
+    /// The id of the step that it is of.
+    #[must_use]
+    pub fn step(&self) -> String {
+        let place = |namespace: &String, workload: &WorkloadId| {
+            Place { namespace: namespace.clone(), workload: workload.clone() }.id()
+        };
+        match self {
+            Self::Relabel { namespace, .. } => format!("label/{namespace}"),
+            Self::Evict { namespace, workload, .. } | Self::Swap { namespace, workload, .. } => {
+                place(namespace, workload)
+            }
+            Self::Surge { namespace, deployment, .. } => {
+                place(namespace, &WorkloadId { name: deployment.clone(), kind: Kind::Deployment })
+            }
+            Self::BeginSoak { wave, .. } => What::Soak { wave: wave.clone() }.id(),
+        }
+    }
+
+    /// Whether it disturbs something; the beginning of a soak is only written down.
+    #[must_use]
+    pub fn moves(&self) -> bool {
+        match self {
+            Self::Relabel { .. } | Self::Evict { .. } | Self::Swap { .. } | Self::Surge { .. } => true,
+            Self::BeginSoak { .. } => false,
+        }
+    }
 }
 
 impl Plan {

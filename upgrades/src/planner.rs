@@ -9,14 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::mesh_upgrade::{StepState, UpgradePhase};
 
-use crate::facts::{Approval, Desired, Direction, Namespace, Observed, Proxy, Readiness, Slot, Wave};
-use crate::plan::{Action, Cost, Plan, Step, What};
+use crate::facts::{Approval, Desired, Direction, Namespace, Observed, Readiness, Seen, WaveId, wave_ids};
+use crate::plan::{Action, Health, Notice, Plan, Reach, Step, What};
+use crate::soak::WRITTEN_EVERY;
+use crate::swap::NoSwap;
 pub use crate::users::users;
-use crate::waiting::{Place, WaitingOn};
-use crate::workload::{Look, Manner, Next};
+use crate::waiting::WaitingOn;
 
-/// Name of the wave of the namespaces that no wave names.
-pub const LAST_WAVE: &str = "others";
+mod workloads;
+
 /// How many users of a revision are named.
 const NAMED_USERS: usize = 3;
 
@@ -26,33 +27,33 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
     let approved = walk.approve();
     let up = walk.bring_up();
     let mut moved = true;
-    for wave in waves(observed, desired) {
-        for name in &wave.namespaces {
+    for (wave, namespaces) in waves(observed, desired) {
+        for name in &namespaces {
             if let Some(namespace) = observed.namespaces.get(name) {
                 moved &= walk.namespace(name, namespace);
             }
         }
-        moved &= walk.soak(&wave.name);
+        moved &= walk.soak(&wave);
     }
     let retired = walk.retire();
     walk.finish(approved, up, moved, retired)
 }
 
-/// The waves in the order in which they move: as written, each namespace once, then the others by name. The way back
-/// is the reverse, so that what was moved last is back first.
+/// The waves and their namespaces in the order in which they move: as written, each namespace once, then the others by
+/// name. The way back is the reverse, so that what was moved last is back first.
 #[must_use]
-pub fn waves(observed: &Observed, desired: &Desired) -> Vec<Wave> {
+pub fn waves(observed: &Observed, desired: &Desired) -> Vec<(WaveId, Vec<String>)> {
     let mut left: BTreeSet<&String> = observed.namespaces.keys().collect();
-    let mut waves: Vec<Wave> = Vec::new();
-    for wave in &desired.waves {
+    let mut waves: Vec<(WaveId, Vec<String>)> = Vec::new();
+    for (id, wave) in wave_ids(&desired.waves).into_iter().zip(&desired.waves) {
         let namespaces = wave.namespaces.iter().filter(|name| left.remove(name)).cloned().collect();
-        waves.push(Wave { name: wave.name.clone(), namespaces });
+        waves.push((id, namespaces));
     }
-    waves.push(Wave { name: LAST_WAVE.to_owned(), namespaces: left.into_iter().cloned().collect() });
-    waves.retain(|wave| !wave.namespaces.is_empty());
+    waves.push((WaveId::Others, left.into_iter().cloned().collect()));
+    waves.retain(|(_, namespaces)| !namespaces.is_empty());
     if desired.direction() != Direction::Forward {
         waves.reverse();
-        waves.iter_mut().for_each(|wave| wave.namespaces.reverse());
+        waves.iter_mut().for_each(|(_, namespaces)| namespaces.reverse());
     }
     waves
 }
@@ -67,6 +68,8 @@ struct Walk<'a> {
     moving: usize,
     /// What is left of each budget in this plan, by namespace and name.
     budgets: BTreeMap<(String, String), u32>,
+    /// Pods that are restarted where sidecars shall be swapped in place.
+    restarts: Vec<NoSwap>,
     steps: Vec<Step>,
     actions: Vec<Action>,
     waiting: Vec<WaitingOn>,
@@ -86,6 +89,7 @@ impl<'a> Walk<'a> {
             target: desired.target(),
             open: true,
             moving: 0,
+            restarts: Vec::new(),
             budgets: budgets.collect(),
             steps: Vec::new(),
             actions: Vec::new(),
@@ -105,9 +109,18 @@ impl<'a> Walk<'a> {
         };
         let waiting = waits.filter(|_| self.open);
         self.waiting.extend(waiting.clone());
-        self.steps.push(Step { what, state, waiting });
+        self.push(what, state, waiting);
         self.open &= done;
         done
+    }
+
+    fn push(&mut self, what: What, state: StepState, waiting: Option<WaitingOn>) {
+        let reach = self.reach();
+        self.steps.push(Step { what, state, waiting, reach, health: Health::Fine });
+    }
+
+    fn reach(&self) -> Reach {
+        if self.open { Reach::Reached } else { Reach::Announced }
     }
 
     fn approve(&mut self) -> bool {
@@ -123,6 +136,8 @@ impl<'a> Walk<'a> {
         let version = self.target.to_owned();
         let waits = match self.observed.revisions.get(self.target) {
             _ if self.route().is_some() => self.route(),
+            // What it is about to remove looks ready too.
+            Some(Readiness::Ready) if self.observed.control_plane == Seen::NotYet => Some(WaitingOn::Unseen),
             Some(Readiness::Ready) => None,
             Some(Readiness::NotReady(why)) => {
                 Some(WaitingOn::Revision { version: version.clone(), why: why.clone() })
@@ -164,7 +179,7 @@ impl<'a> Walk<'a> {
                 expect: namespace.revision.clone(),
                 to: self.target.to_owned(),
             });
-            self.steps.push(Step { what: label, state: StepState::Running, waiting: None });
+            self.push(label, StepState::Running, None);
             self.open = false;
         } else {
             self.gate(label, (!labelled).then(|| WaitingOn::Label { namespace: name.to_owned() }));
@@ -175,173 +190,21 @@ impl<'a> Walk<'a> {
         done
     }
 
-    /// Plans the workloads of a namespace; returns whether all are done.
-    fn workloads(&mut self, name: &str, namespace: &Namespace, movable: bool) -> bool {
-        let looks: Vec<(Look<'_>, Next)> = namespace
-            .workloads
-            .iter()
-            .map(|(id, workload)| {
-                let place = Place { namespace: name.to_owned(), workload: id.clone() };
-                let (catalogue, now) = (&self.observed.catalogue, self.observed.now);
-                let look = Look { place, namespace, workload, target: self.target, catalogue, now };
-                let next = look.next();
-                (look, next)
-            })
-            .filter(|(look, _)| look.meshed())
-            .collect();
-        let open = self.open && movable;
-        if open {
-            self.moving += looks.iter().filter(|(_, next)| matches!(next, Next::Moving(_))).count();
-        }
-        let mut done = true;
-        for (look, next) in looks {
-            done &= matches!(next, Next::Done | Next::Stays(_));
-            self.workload(&look, next, open);
-        }
-        done
-    }
-
-    fn workload(&mut self, look: &Look<'_>, next: Next, open: bool) {
-        let (moved, old) = (look.moved().count(), look.old().count());
-        self.moved += moved;
-        self.total += moved + old;
-        let (how, no_swap) = look.manner();
-        let what = match how {
-            Manner::Stays(why) => What::Leave { place: look.place.clone(), why },
-            manner => What::Move { place: look.place.clone(), manner, no_swap, moved, total: moved + old },
-        };
-        let (state, waiting) = match next {
-            Next::Done | Next::Stays(_) => (StepState::Done, None),
-            _ if !open => (StepState::Pending, None),
-            Next::Moving(wait) => (StepState::Running, Some(wait)),
-            Next::Held(wait) => (StepState::Waiting, Some(wait)),
-            Next::EvictIdle(pod) => self.evict(look, &pod, Cost::Nothing),
-            Next::Evict { pod, budget } => {
-                let cost = match (how, budget) {
-                    (Manner::EvictWithGap(_), budget) => Cost::Gap { budget },
-                    (_, Some(budget)) => Cost::Budget(budget),
-                    (_, None) => Cost::Replica,
-                };
-                self.evict(look, &pod, cost)
-            }
-            Next::Swap { pod, live, budgets } => self.swap(look, &pod, live, &budgets),
-            Next::Surge(mark) => self.surge(look, mark),
-        };
-        if !matches!(waiting, Some(WaitingOn::Turn { .. })) {
-            self.waiting.extend(waiting.clone());
-        }
-        self.steps.push(Step { what, state, waiting });
-    }
-
-    /// How many workloads may be on the move now. The first one ever moved is the canary: until one sidecar of the
-    /// target serves in good order, it is alone, so a release that doesn't work at all costs one pod.
-    fn limit(&self) -> usize {
-        let mut pods = self
-            .observed
-            .namespaces
-            .values()
-            .flat_map(|n| n.workloads.values())
-            .flat_map(|w| w.pods.values());
-        let proven = pods.any(|pod| {
-            !pod.terminating
-                && pod.revision.as_deref() == Some(self.target)
-                && pod.ready
-                && pod.proxy == Proxy::InSync
-        });
-        if proven { self.desired.workloads_at_once.max(1) } else { 1 }
-    }
-
-    fn turn(&mut self) -> Result<(), (StepState, Option<WaitingOn>)> {
-        let limit = self.limit();
-        if self.moving >= limit {
-            return Err((StepState::Pending, Some(WaitingOn::Turn { limit })));
-        }
-        self.moving += 1;
-        Ok(())
-    }
-
-    fn evict(&mut self, look: &Look<'_>, pod: &str, cost: Cost) -> (StepState, Option<WaitingOn>) {
-        let namespace = look.place.namespace.clone();
-        let paid_by = match &cost {
-            Cost::Budget(budget) | Cost::Gap { budget: Some(budget) } => {
-                Some((namespace.clone(), budget.clone()))
-            }
-            Cost::Nothing | Cost::Replica | Cost::Gap { budget: None } => None,
-        };
-        if let Some(key) = &paid_by
-            && self.budgets.get(key).is_none_or(|left| *left == 0)
-        {
-            let wait = WaitingOn::Budget { namespace, budget: key.1.clone(), pod: pod.to_owned() };
-            return (StepState::Waiting, Some(wait));
-        }
-        if let Err(wait) = self.turn() {
-            return wait;
-        }
-        if let Some(left) = paid_by.and_then(|key| self.budgets.get_mut(&key)) {
-            *left -= 1;
-        }
-        let uid = look.workload.pods.get(pod).map(|pod| pod.uid.clone()).unwrap_or_default();
-        let workload = look.place.workload.clone();
-        self.actions.push(Action::Evict { namespace, workload, pod: pod.to_owned(), uid, cost });
-        (StepState::Running, None)
-    }
-
-    fn swap(
-        &mut self,
-        look: &Look<'_>,
-        pod: &str,
-        live: Slot,
-        budgets: &[String],
-    ) -> (StepState, Option<WaitingOn>) {
-        if let Err(wait) = self.turn() {
-            return wait;
-        }
-        for budget in budgets {
-            let key = (look.place.namespace.clone(), budget.clone());
-            if let Some(left) = self.budgets.get_mut(&key) {
-                *left = left.saturating_sub(1);
-            }
-        }
-        self.actions.push(Action::Swap {
-            namespace: look.place.namespace.clone(),
-            workload: look.place.workload.clone(),
-            pod: pod.to_owned(),
-            uid: look.workload.pods.get(pod).map(|pod| pod.uid.clone()).unwrap_or_default(),
-            expect: live,
-            to: self.target.to_owned(),
-            at: self.observed.now,
-        });
-        (StepState::Running, None)
-    }
-
-    fn surge(&mut self, look: &Look<'_>, mark: String) -> (StepState, Option<WaitingOn>) {
-        if let Err(wait) = self.turn() {
-            return wait;
-        }
-        self.actions.push(Action::Surge {
-            namespace: look.place.namespace.clone(),
-            deployment: look.place.workload.name.clone(),
-            expect: look.workload.moved_to.clone(),
-            mark,
-        });
-        (StepState::Running, None)
-    }
-
     /// Watches a wave that has moved. Going back is not watched.
-    fn soak(&mut self, wave: &str) -> bool {
+    fn soak(&mut self, wave: &WaveId) -> bool {
         let length = self.desired.soak.as_secs();
         if length == 0 || self.desired.direction() != Direction::Forward {
             return true;
         }
-        let what = What::Soak { wave: wave.to_owned() };
-        let (now, since) = (self.observed.now, self.observed.soaks.get(wave).copied());
-        if self.open && since.is_none() {
-            self.actions.push(Action::BeginSoak { wave: wave.to_owned(), since: now });
+        let watched = self.observed.soaks.get(wave).copied();
+        if self.open && watched.is_none() {
+            self.actions.push(Action::BeginSoak { wave: wave.clone(), since: self.observed.now });
         }
-        // A beginning in the future is a clock that was put back.
-        let until = since.unwrap_or(now).min(now).saturating_add(length);
-        let waits = (now < until).then(|| WaitingOn::Soak { wave: wave.to_owned(), until });
-        self.gate(what, waits)
+        let watched = watched.unwrap_or(0);
+        // In steps, so that the record isn't written at every pass.
+        let said = watched - watched % WRITTEN_EVERY;
+        let waits = (watched < length).then(|| WaitingOn::Soak { wave: wave.clone(), watched: said, length });
+        self.gate(What::Soak { wave: wave.clone() }, waits)
     }
 
     /// Everything but the target goes, once nobody uses it.
@@ -371,7 +234,23 @@ impl<'a> Walk<'a> {
         done
     }
 
+    /// How many pods are restarted although the namespace asks for swaps in place.
+    fn notices(&self) -> Vec<Notice> {
+        let mut why: Vec<(NoSwap, usize)> = Vec::new();
+        for reason in &self.restarts {
+            match why.iter_mut().find(|(known, _)| known == reason) {
+                Some((_, count)) => *count += 1,
+                None => why.push((reason.clone(), 1)),
+            }
+        }
+        if why.is_empty() {
+            return Vec::new();
+        }
+        vec![Notice::Restarts { pods: self.restarts.len(), of: self.total, why }]
+    }
+
     fn finish(self, approved: bool, up: bool, moved: bool, retired: bool) -> Plan {
+        let notices = self.notices();
         let Self { observed: _, desired, target: _, open: _, moving: _, budgets: _, steps, .. } = self;
         let (mut actions, mut waiting) = (self.actions, self.waiting);
         let back = desired.direction() != Direction::Forward;
@@ -394,7 +273,12 @@ impl<'a> Walk<'a> {
             actions.clear();
             waiting.insert(0, WaitingOn::Pause);
         }
-        let desired = desired.clone();
-        Plan { desired, phase, steps, actions, waiting, moved: self.moved, total: self.total }
+        let removal = waiting.iter().find_map(|wait| match wait {
+            WaitingOn::Removal { version } => Some(version.clone()),
+            _ => None,
+        });
+        let retire = removal.filter(|_| phase == UpgradePhase::Retiring);
+        let (moved, total, desired) = (self.moved, self.total, desired.clone());
+        Plan { desired, phase, notices, steps, actions, waiting, retire, moved, total }
     }
 }

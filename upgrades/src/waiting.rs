@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::catalogue::Unreachable;
-use crate::facts::{Proxy, WorkloadId};
+use crate::facts::{Kind, Proxy, WaveId, WorkloadId};
+use crate::users::User;
 
 /// What is waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,16 +91,33 @@ pub enum WaitingOn {
     /// The soak of a wave.
     Soak {
         /// Wave.
-        wave: String,
-        /// When it is over, seconds since 1970.
-        until: u64,
+        wave: WaveId,
+        /// For how many seconds it was watched, rounded down.
+        watched: u64,
+        /// For how many seconds it is.
+        length: u64,
+    },
+    /// The control-plane reconciler having seen which way the upgrade goes.
+    Unseen,
+    /// A workload that was not healthy when the upgrade came to it.
+    Unhealthy {
+        /// Workload.
+        place: Place,
+        /// Ready pods.
+        ready: u32,
+        /// Wanted pods.
+        replicas: u32,
+        /// Some pods that are not ready, in order.
+        pods: Vec<String>,
+        /// Whether it is still waited for.
+        patience: Patience,
     },
     /// Namespaces or pods that still use a revision.
     InUse {
         /// Release.
         version: String,
         /// Some of them, in order.
-        users: Vec<String>,
+        users: Vec<User>,
         /// How many there are.
         count: usize,
     },
@@ -124,6 +142,15 @@ pub enum WaitingOn {
     },
 }
 
+/// Whether a workload that was not healthy before is still waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Yes, until then (seconds since 1970): most recover by themselves.
+    Until(u64),
+    /// No: the others go on without it.
+    Over,
+}
+
 /// A workload and its namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -140,6 +167,22 @@ impl fmt::Display for Place {
     }
 }
 
+impl Place {
+    /// It as one word, the same at every pass: `workload/shop/Deployment/web`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("workload/{}/{}", self.namespace, self.workload.to_string().replace(' ', "/"))
+    }
+
+    /// Reads an [`Place::id`]; nothing when it is another step's.
+    #[must_use]
+    pub fn parse(id: &str) -> Option<Self> {
+        let mut parts = id.strip_prefix("workload/")?.splitn(3, '/').map(str::to_owned);
+        let (namespace, kind, name) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self { namespace, workload: WorkloadId { name, kind: Kind::named(&kind) } })
+    }
+}
+
 impl WaitingOn {
     /// Whether it will not pass without a person.
     #[must_use]
@@ -150,8 +193,11 @@ impl WaitingOn {
             | Self::Route(_)
             | Self::Budgets { .. }
             | Self::PausedDeployment(_)
+            | Self::Unhealthy { patience: Patience::Over, .. }
             | Self::Edit { .. } => true,
-            Self::Revision { .. }
+            Self::Unseen
+            | Self::Unhealthy { patience: Patience::Until(_), .. }
+            | Self::Revision { .. }
             | Self::Label { .. }
             | Self::Budget { .. }
             | Self::Rollout(_)
@@ -186,6 +232,8 @@ impl WaitingOn {
             Self::Draining { .. } => "Draining",
             Self::Turn { .. } => "OthersFirst",
             Self::Soak { .. } => "Soaking",
+            Self::Unseen => "NotSeenYet",
+            Self::Unhealthy { .. } => "UnhealthyBefore",
             Self::InUse { .. } => "RevisionInUse",
             Self::Removal { .. } => "RemovingRevision",
             Self::Effect { .. } => "NotInEffect",
@@ -247,12 +295,30 @@ impl fmt::Display for WaitingOn {
             ),
             Self::Turn { limit: 1 } => write!(f, "another workload, which moves first"),
             Self::Turn { limit } => write!(f, "other workloads: {limit} move at once"),
-            Self::Soak { wave, until } => {
-                write!(f, "wave {wave}: it soaks until {}", crate::display::time(*until))
+            Self::Soak { wave, watched, length } => {
+                write!(f, "{wave}, watched for {watched} of {length} s")
+            }
+            Self::Unseen => write!(f, "the control-plane reconciler to see which way this upgrade goes"),
+            Self::Unhealthy { place, ready, replicas, pods, patience } => {
+                write!(
+                    f,
+                    "{place}, which was not healthy before the upgrade came to it: {ready} of {replicas} "
+                )?;
+                write!(f, "replicas are ready")?;
+                if !pods.is_empty() {
+                    write!(f, ", not {}", pods.join(", "))?;
+                }
+                match patience {
+                    Patience::Until(time) => {
+                        write!(f, "; from {} on the others go on without it", crate::display::time(*time))
+                    }
+                    Patience::Over => write!(f, "; the others go on without it; mend or delete it"),
+                }
             }
             Self::InUse { version, users, count } => {
                 let more = count.saturating_sub(users.len());
-                write!(f, "{version} still being used by {}", users.join(", "))?;
+                let named: Vec<_> = users.iter().map(ToString::to_string).collect();
+                write!(f, "{version} still being used by {}", named.join(", "))?;
                 if more > 0 { write!(f, " and {more} more") } else { Ok(()) }
             }
             Self::Removal { version } => write!(f, "the control plane of {version} to be removed"),

@@ -7,9 +7,15 @@
 use std::fmt;
 
 use crate::catalogue::Catalogue;
-use crate::facts::{Budget, Kind, Namespace, Pod, Proxy, Rollout, Slot, Strategy, Workload, WorkloadId};
+use crate::facts::{
+    Budget, Kind, Namespace, PATIENCE_SECONDS, Pod, Proxy, Rollout, Slot, Strategy, Workload, WorkloadId,
+};
+use crate::plan::Health;
 use crate::swap::{self, NoSwap};
-use crate::waiting::{Place, WaitingOn};
+use crate::waiting::{Patience, Place, WaitingOn};
+
+/// How many pods that are not ready are named.
+const NAMED_PODS: usize = 3;
 
 /// How the pods of a workload are moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,6 +140,8 @@ pub(crate) enum Next {
     Moving(WaitingOn),
     /// Nothing was disturbed; wait.
     Held(WaitingOn),
+    /// It was not healthy when the upgrade came to it and still isn't; nobody else waits for it.
+    Aside(WaitingOn),
 }
 
 /// A workload within its namespace, as the planner looks at it.
@@ -144,6 +152,8 @@ pub(crate) struct Look<'a> {
     pub target: &'a str,
     pub catalogue: &'a Catalogue,
     pub now: u64,
+    /// Since when it is known not to have been healthy when the upgrade came to it.
+    pub unhealthy: Option<u64>,
 }
 
 impl Look<'_> {
@@ -186,9 +196,50 @@ impl Look<'_> {
         (manner, why)
     }
 
-    /// What may be done now. The order of the questions is the argument why it is safe: nothing is disturbed while
-    /// anything that was disturbed before has not recovered.
+    /// How it is as long as nothing of it was moved.
+    pub fn health(&self) -> Health {
+        let touched = self.moved().next().is_some() || self.old().next().is_none();
+        let stays = matches!(manner(&self.place.workload, self.workload), Manner::Stays(_));
+        let short = count(self.live()) < self.workload.replicas || self.live().any(|(_, pod)| !pod.ready);
+        let poor = short || self.workload.rollout == Rollout::Progressing;
+        if touched || stays || !poor { Health::Fine } else { Health::Poor }
+    }
+
+    /// What may be done now. What a workload lacked before the upgrade came to it is waited for, but not for ever: a
+    /// neighbour's broken app would hold everybody's upgrade. What the sidecars say is never set aside.
     pub fn next(&self) -> Next {
+        let next = self.undisturbed();
+        let Some(since) = self.unhealthy else { return next };
+        let lacks_ready_pods = |wait: &WaitingOn| {
+            matches!(wait, WaitingOn::PodReady { .. } | WaitingOn::Replicas { .. } | WaitingOn::Rollout(_))
+        };
+        let until = since.saturating_add(PATIENCE_SECONDS);
+        match next {
+            Next::Moving(wait) | Next::Held(wait) if lacks_ready_pods(&wait) && self.now >= until => {
+                Next::Aside(self.lacking(Patience::Over))
+            }
+            Next::Held(wait) if lacks_ready_pods(&wait) => Next::Held(self.lacking(Patience::Until(until))),
+            Next::Moving(wait) if lacks_ready_pods(&wait) && self.moved().next().is_none() => {
+                Next::Held(self.lacking(Patience::Until(until)))
+            }
+            next => next,
+        }
+    }
+
+    fn lacking(&self, patience: Patience) -> WaitingOn {
+        let pods = self.live().filter(|(_, pod)| !pod.ready).map(|(name, _)| name.clone());
+        WaitingOn::Unhealthy {
+            place: self.place.clone(),
+            ready: count(self.live().filter(|(_, pod)| pod.ready)),
+            replicas: self.workload.replicas,
+            pods: pods.take(NAMED_PODS).collect(),
+            patience,
+        }
+    }
+
+    /// What may be done now to a healthy workload. The order of the questions is the argument why it is safe: nothing is disturbed while
+    /// anything that was disturbed before has not recovered.
+    fn undisturbed(&self) -> Next {
         let (manner, _) = self.manner();
         if let Manner::Stays(why) = manner {
             return Next::Stays(why);

@@ -77,7 +77,8 @@ pub enum FetchError {
     },
     /// The server sends the caller to another host.
     #[error(
-        "the server redirects to another host, which is not followed; write the new address into `url` ({message})"
+        "the server redirects to another host or port, which is not followed; write the new address into `url` \
+         ({message})"
     )]
     Redirected {
         /// Which.
@@ -86,11 +87,22 @@ pub enum FetchError {
     /// The local repository belongs to somebody else (git's `safe.directory`).
     #[error(
         "{path} belongs to another user than the operator; change its owner, add it to safe.directory in the \
-         operator's git configuration, or serve it over http"
+         operator's /etc/gitconfig, or serve it over http"
     )]
     NotOwned {
         /// Path.
         path: String,
+    },
+    /// Nothing that a repository may have.
+    #[error(
+        "{host} has an address that no repository is fetched from ({class}); use another host, or have the operator \
+         started with --git-allow for it"
+    )]
+    ForbiddenAddress {
+        /// Host.
+        host: String,
+        /// `loopback`, `link-local`, …
+        class: &'static str,
     },
     /// No answer.
     #[error("{place} cannot be reached: {message}")]
@@ -125,9 +137,6 @@ pub enum FetchError {
     /// More than we take.
     #[error("the repository sends more than {} MiB; keep policies in a repository of their own", MAX_RECEIVED_BYTES >> 20)]
     TooLarge,
-    /// Too many earlier fetches hang in the network.
-    #[error("too many earlier fetches still hang without an answer; nothing new is fetched until they end")]
-    TooManyStuck,
     /// The server's answer broke the client.
     #[error("the server's answer cannot be read; it is not a sound git repository")]
     Broken,
@@ -165,15 +174,44 @@ impl FetchError {
             Self::PathNotFound { .. } => "PathNotFound",
             Self::Redirected { .. } => "Redirected",
             Self::NotOwned { .. } => "NotOwned",
+            Self::ForbiddenAddress { .. } => "ForbiddenAddress",
             Self::Unreachable { .. } => "Unreachable",
             Self::Protocol { .. } => "Protocol",
             Self::Certificate { .. } => "Certificate",
             Self::Timeout => "Timeout",
             Self::Cancelled => "Cancelled",
             Self::TooLarge => "TooLarge",
-            Self::TooManyStuck => "TooManyStuck",
             Self::Broken => "Broken",
             Self::Local { .. } => "Local",
+        }
+    }
+
+    /// What a child tells besides the reason; the rest its parent knows better.
+    pub(crate) fn detail(&self) -> (String, Vec<String>) {
+        match self {
+            Self::BranchNotFound { existing, .. } | Self::TagNotFound { existing, .. } => {
+                (String::new(), existing.clone())
+            }
+            Self::PathNotFound { commit, .. } => (commit.clone(), Vec::new()),
+            Self::InvalidUrl { message }
+            | Self::Redirected { message }
+            | Self::Unreachable { message, .. }
+            | Self::Protocol { message, .. }
+            | Self::Certificate { message, .. }
+            | Self::Local { message } => (message.clone(), Vec::new()),
+            Self::InvalidReference { .. }
+            | Self::InvalidPath(_)
+            | Self::HiddenPath { .. }
+            | Self::RepositoryNotFound { .. }
+            | Self::AuthenticationRequired { .. }
+            | Self::EmptyRepository
+            | Self::CommitNotFound { .. }
+            | Self::NotOwned { .. }
+            | Self::ForbiddenAddress { .. }
+            | Self::Timeout
+            | Self::Cancelled
+            | Self::TooLarge
+            | Self::Broken => (String::new(), Vec::new()),
         }
     }
 
@@ -186,7 +224,6 @@ impl FetchError {
                 | Self::Protocol { .. }
                 | Self::Timeout
                 | Self::Cancelled
-                | Self::TooManyStuck
                 | Self::Broken
                 | Self::Local { .. }
         )

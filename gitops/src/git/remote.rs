@@ -2,20 +2,21 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
-use git2::{AutotagOption, Direction, ErrorClass, ErrorCode, FetchOptions, Oid, RemoteCallbacks, Repository};
+use git2::{
+    AutotagOption, Direction, ErrorClass, ErrorCode, FetchOptions, Oid, RemoteCallbacks, RemoteRedirect,
+    Repository,
+};
 
 use super::source::{Place, Reference, Source};
-use super::{FetchError, Limits, MAX_RECEIVED_BYTES};
+use super::{FetchError, MAX_RECEIVED_BYTES};
 
 /// Most names of branches or tags that an error lists.
 const LISTED: usize = 5;
-/// Longest wait for a TCP connection.
-const CONNECT: Duration = Duration::from_secs(10);
+/// Most objects of one fetch: with each, libgit2's index of a pack grows in memory.
+const MAX_OBJECTS: usize = 1_000_000;
 
 /// Why our own callback ended a transfer; libgit2 only says that it was ended.
 type Stop = Rc<RefCell<Option<FetchError>>>;
@@ -25,19 +26,14 @@ pub fn fetch(
     source: &Source,
     known: Option<&str>,
     folder: &Path,
-    limits: &Limits,
 ) -> Result<Option<(Repository, Oid)>, FetchError> {
-    if matches!((&source.reference, known), (Reference::Commit(id), Some(known)) if id == known) {
-        return Ok(None);
-    }
-    reachable(&source.place, limits)?;
     let repository = empty_repository(folder)?;
     let stop = Stop::default();
     let failed = |error: git2::Error| stop.take().unwrap_or_else(|| explain(&error, &source.place));
     let wanted = {
         let mut remote = repository.remote_anonymous(&source.place.to_string()).map_err(failed)?;
         let mut connection =
-            remote.connect_auth(Direction::Fetch, Some(callbacks(limits, &stop)), None).map_err(failed)?;
+            remote.connect_auth(Direction::Fetch, Some(callbacks(&stop)), None).map_err(failed)?;
         let heads = connection.list().map_err(failed)?;
         let heads: BTreeMap<_, _> = heads.iter().map(|head| (head.name(), head.oid())).collect();
         let wanted = resolve(&heads, &source.reference)?;
@@ -45,7 +41,8 @@ pub fn fetch(
             return Ok(None);
         }
         let mut options = FetchOptions::new();
-        options.remote_callbacks(callbacks(limits, &stop)).download_tags(AutotagOption::None);
+        options.remote_callbacks(callbacks(&stop)).download_tags(AutotagOption::None);
+        options.follow_redirects(RemoteRedirect::None);
         // The local transport cannot fetch less than everything.
         if wanted.depth == Depth::Tip && matches!(source.place, Place::Web { .. }) {
             options.depth(1);
@@ -53,7 +50,6 @@ pub fn fetch(
         connection.remote().fetch(&wanted.refspecs, Some(&mut options), None).map_err(failed)?;
         wanted
     };
-    limits.check()?;
     let commit = repository.find_object(wanted.target, None).and_then(|object| object.peel_to_commit());
     let Ok(id) = commit.map(|commit| commit.id()) else {
         return Err(FetchError::CommitNotFound { id: wanted.target.to_string() });
@@ -73,17 +69,17 @@ fn empty_repository(folder: &Path) -> Result<Repository, FetchError> {
     })
 }
 
-/// Ends a transfer at the deadline, when cancelled or when it becomes too large.
-fn callbacks<'a>(limits: &'a Limits, stop: &Stop) -> RemoteCallbacks<'a> {
+/// Ends a transfer when it becomes too large.
+fn callbacks<'a>(stop: &Stop) -> RemoteCallbacks<'a> {
     let mut callbacks = RemoteCallbacks::new();
-    let (transfer, sideband) = (Rc::clone(stop), Rc::clone(stop));
-    let go_on = move |stop: &Stop, received: usize| {
-        let checked = limits.check();
-        let result = if received > MAX_RECEIVED_BYTES { Err(FetchError::TooLarge) } else { checked };
-        result.map_err(|error| stop.replace(Some(error))).is_ok()
-    };
-    callbacks.transfer_progress(move |progress| go_on(&transfer, progress.received_bytes()));
-    callbacks.sideband_progress(move |_| go_on(&sideband, 0));
+    let stop = Rc::clone(stop);
+    callbacks.transfer_progress(move |progress| {
+        let fits = progress.received_bytes() <= MAX_RECEIVED_BYTES && progress.total_objects() <= MAX_OBJECTS;
+        if !fits {
+            stop.replace(Some(FetchError::TooLarge));
+        }
+        fits
+    });
     callbacks
 }
 
@@ -144,30 +140,6 @@ fn resolve(heads: &BTreeMap<&str, Oid>, reference: &Reference) -> Result<Wanted,
     }
 }
 
-/// Finds a dead address by ourselves: libgit2 would wait for minutes and cannot be told not to.
-fn reachable(place: &Place, limits: &Limits) -> Result<(), FetchError> {
-    let (host, port) = match place {
-        Place::Local(path) if path.is_dir() => return Ok(()),
-        Place::Local(path) => {
-            return Err(FetchError::RepositoryNotFound { place: path.display().to_string() });
-        }
-        Place::Web { host, port, .. } => (host, *port),
-    };
-    let unreachable = |message: String| FetchError::Unreachable { place: format!("{host}:{port}"), message };
-    let addresses =
-        (host.as_str(), port).to_socket_addrs().map_err(|error| unreachable(error.to_string()))?;
-    let mut last = "its name has no address".to_owned();
-    for address in addresses {
-        limits.check()?;
-        let left = limits.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match TcpStream::connect_timeout(&address, left.min(CONNECT)) {
-            Ok(_) => return Ok(()),
-            Err(error) => last = error.to_string(),
-        }
-    }
-    Err(unreachable(last))
-}
-
 /// Our words for libgit2's. Its messages name hosts and paths, never a body or credentials.
 fn explain(error: &git2::Error, place: &Place) -> FetchError {
     let shown = match place {
@@ -187,7 +159,11 @@ fn explain(error: &git2::Error, place: &Place) -> FetchError {
         (ErrorClass::Http, _) if matches!(status, Some("404" | "410")) => {
             FetchError::RepositoryNotFound { place: place.to_string() }
         }
-        (ErrorClass::Net, _) if message.contains("cannot redirect") => FetchError::Redirected { message },
+        (ErrorClass::Net, _) if message.contains("cannot redirect") => {
+            let to = message.rsplit_once(" to '").map_or("", |(_, to)| to.trim_end_matches('\''));
+            FetchError::Redirected { message: format!("to {to}") }
+        }
+        (ErrorClass::NoMemory, _) => FetchError::TooLarge,
         (_, ErrorCode::Certificate) | (ErrorClass::Ssl, _) => {
             FetchError::Certificate { place: shown, message }
         }
@@ -196,6 +172,15 @@ fn explain(error: &git2::Error, place: &Place) -> FetchError {
             FetchError::RepositoryNotFound { place: shown }
         }
         (ErrorClass::Os, _) => FetchError::Unreachable { place: shown, message },
+        // What something that is no git server says is told to nobody: it may be anything that listens somewhere.
+        _ if matches!(place, Place::Web { .. }) => {
+            let code = status.filter(|code| code.len() == 3 && code.bytes().all(|c| c.is_ascii_digit()));
+            let message = match code {
+                Some(code) => format!("its answer has the HTTP status {code}"),
+                None => "its answer is not one of git's".to_owned(),
+            };
+            FetchError::Protocol { place: shown, message }
+        }
         _ => FetchError::Protocol { place: shown, message },
     }
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use git2::{ObjectType, Oid, Repository, Tree, TreeEntry};
 use k8s_openapi::jiff::Timestamp;
 
-use super::{FetchError, Fetched, Limits};
+use super::{FetchError, Fetched};
 use crate::bundle::{self, Commit, MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES};
 use crate::path::RepoPath;
 use crate::problem::{Problem, What};
 
 /// Most entries that are looked at.
-const MAX_ENTRIES: usize = 100_000;
+pub const MAX_ENTRIES: usize = 100_000;
 /// Most bytes of one commit or tree object.
 const MAX_OBJECT_BYTES: usize = 16 << 20;
 /// Longest subject that is kept, in characters.
@@ -20,12 +20,7 @@ const SYMBOLIC_LINK: i32 = 0o120_000;
 const SUBMODULE: i32 = 0o160_000;
 
 /// The policy files of a commit, below `path`.
-pub fn read(
-    repository: &Repository,
-    id: Oid,
-    path: Option<&RepoPath>,
-    limits: &Limits,
-) -> Result<Fetched, FetchError> {
+pub fn read(repository: &Repository, id: Oid, path: Option<&RepoPath>) -> Result<Fetched, FetchError> {
     within(repository, id)?;
     let commit = repository.find_commit(id).map_err(|error| damaged(&error))?;
     within(repository, commit.tree_id())?;
@@ -40,8 +35,13 @@ pub fn read(
         within(repository, id)?;
         tree = repository.find_tree(id).map_err(|error| damaged(&error))?;
     }
-    let fetched = Fetched { commit: describe(&commit), files: BTreeMap::new(), problems: Vec::new() };
-    let mut reader = Reader { repository, limits, fetched, entries: 0, bytes: 0 };
+    let fetched = Fetched {
+        commit: describe(&commit),
+        seconds: commit.time().seconds(),
+        files: BTreeMap::new(),
+        problems: Vec::new(),
+    };
+    let mut reader = Reader { repository, fetched, entries: 0, bytes: 0 };
     reader.walk(&tree, path)?;
     Ok(reader.fetched)
 }
@@ -72,7 +72,6 @@ fn damaged(error: &git2::Error) -> FetchError {
 
 struct Reader<'a> {
     repository: &'a Repository,
-    limits: &'a Limits,
     fetched: Fetched,
     entries: usize,
     bytes: usize,
@@ -89,7 +88,6 @@ enum Walk {
 impl Reader<'_> {
     /// The depth is limited by the longest [`RepoPath`].
     fn walk(&mut self, tree: &Tree<'_>, folder: Option<&RepoPath>) -> Result<Walk, FetchError> {
-        self.limits.check()?;
         for entry in tree {
             self.entries += 1;
             if self.entries > MAX_ENTRIES {

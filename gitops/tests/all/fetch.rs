@@ -1,13 +1,15 @@
-//! What `gitops::git::fetch` finds, and what it says when it finds nothing.
+//! What the worker finds, and what it says when it finds nothing.
 
 use std::path::Path;
 use std::time::Duration;
 
 use crds::policy_source::{GitReference, GitSource};
-use gitops::git::{FetchError, Fetched, Limits, Outcome, Source, fetch};
+use gitops::git::{FetchError, Fetched, Outcome, Source};
+use gitops::worker::{Limits, sweep};
 
 use crate::git_server::GitServer;
 use crate::work_tree::WorkTree;
+use crate::worker;
 
 /// A folder with repository `r`, served over HTTP.
 struct Fixture {
@@ -47,7 +49,7 @@ fn limits() -> Limits {
 
 fn run(source: &Source, known: Option<&str>) -> Result<Outcome, FetchError> {
     let folder = tempfile::tempdir().expect("works");
-    let result = fetch(source, known, folder.path(), &limits());
+    let result = worker(folder.path()).fetch(source, known, &limits()).result;
     assert_eq!(std::fs::read_dir(folder.path()).expect("works").count(), 0, "temporary files are left");
     result
 }
@@ -172,10 +174,10 @@ fn a_server_that_hangs_is_left_at_the_deadline() {
     let hanging = source(&format!("{}/hang/r.git", fixture.server.url), "", branch("main"));
     let folder = tempfile::tempdir().unwrap();
     let soon = Limits::within(Duration::from_millis(300));
-    assert_eq!(fetch(&hanging, None, folder.path(), &soon), Err(FetchError::Timeout));
+    assert_eq!(worker(folder.path()).fetch(&hanging, None, &soon).result, Err(FetchError::Timeout));
     let cancelled = limits();
     cancelled.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert_eq!(fetch(&hanging, None, folder.path(), &cancelled), Err(FetchError::Cancelled));
+    assert_eq!(worker(folder.path()).fetch(&hanging, None, &cancelled).result, Err(FetchError::Cancelled));
 }
 
 #[test]
@@ -212,8 +214,8 @@ fn leftovers_of_a_killed_process_are_swept() {
     let make = |name: &str| std::fs::create_dir_all(folder.path().join(name).join("objects")).unwrap();
     make("meshwright-git-dead");
     make("else");
-    gitops::git::sweep(folder.path());
+    sweep(folder.path());
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["else"]);
-    gitops::git::sweep(Path::new("/does/not/exist"));
+    sweep(Path::new("/does/not/exist"));
 }

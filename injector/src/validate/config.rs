@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crds::mesh_config::{Below, CaProvider, Traffic, Wave};
-use crds::{MeshConfig, MeshConfigSpec, duration};
+use crds::{MeshConfig, MeshConfigSpec, duration, labels};
+use kube::core::DynamicObject;
 
 use super::{Refusal, ours};
 use crate::settings::Settings;
@@ -54,6 +55,30 @@ fn floor(traffic: &Traffic) -> Vec<Refusal> {
     below.into_iter().map(refusal).collect()
 }
 
+/// A MeshConfig that sidecars live by is not deleted by accident. Its status says how many there are; a status that is
+/// too old says too many (then `uninstall` has looked itself) or too few (then the root of trust still outlives it).
+/// Read leniently: a MeshConfig that our types cannot read must stay deletable.
+pub fn judge_deletion(object: &DynamicObject) -> Option<Refusal> {
+    let annotations = object.metadata.annotations.as_ref();
+    if annotations.is_some_and(|all| all.get(labels::ALLOW_DELETION).is_some_and(|value| value == "true")) {
+        return None;
+    }
+    let count = |field: &str| object.data["status"]["proxies"][field].as_i64().unwrap_or_default();
+    // Those that are not connected just now, because the controllers restart, need it no less.
+    let sidecars = count("total").max(count("connected"));
+    (sidecars > 0).then(|| {
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        let message = format!(
+            "{sidecars} sidecars live by MeshConfig {name}: without its control plane they get no certificate and no \
+             configuration any more. Take their namespaces out of the mesh and restart their workloads first \
+             (meshwright proxies lists them), then: meshwright uninstall. To delete it all the same: kubectl annotate \
+             meshconfig {name} {}=true",
+            labels::ALLOW_DELETION
+        );
+        Refusal::new("", message)
+    })
+}
+
 fn names(config: &MeshConfig) -> Vec<Refusal> {
     let spec = &config.spec;
     let mut refusals = Vec::new();
@@ -68,13 +93,6 @@ fn names(config: &MeshConfig) -> Vec<Refusal> {
     }
     if !is_label(&spec.namespace) {
         refusals.push(Refusal::new("spec.namespace", not_a_name(&spec.namespace)));
-    }
-    if !is_domain(&spec.trust_domain) {
-        let message = format!(
-            "{:?} is no trust domain; write lower-case letters, digits, dots, dashes and underscores",
-            short(&spec.trust_domain)
-        );
-        refusals.push(Refusal::new("spec.trustDomain", message));
     }
     for (index, namespace) in spec.watched_namespaces.names.iter().enumerate() {
         let field = format!("spec.watchedNamespaces.names[{index}]");
@@ -153,12 +171,6 @@ fn is_label(text: &str) -> bool {
         && text.bytes().all(inner)
         && !text.starts_with('-')
         && !text.ends_with('-')
-}
-
-/// SPIFFE-ID specification, section 2.1.
-fn is_domain(text: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
-    (1..=255).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 /// Three numbers and perhaps a suffix. The version becomes part of object names, so its length matters.

@@ -30,7 +30,7 @@ mod trust;
 mod webhooks;
 
 pub use root::{RootError, empty_secret, root_secret};
-pub use webhooks::injection_name;
+pub use webhooks::{default_injection_name, injection_name};
 
 /// All that children are made of.
 #[derive(Debug, Clone)]
@@ -45,6 +45,10 @@ pub struct Blueprint<'a> {
     pub revisions: BTreeSet<String>,
     /// Releases whose injection webhook shall exist.
     pub injecting: BTreeSet<String>,
+    /// Releases that have an injection webhook of their own, also those that nothing is built for.
+    pub served: BTreeSet<String>,
+    /// The release whose injector answers for namespaces without a release that is served, when one can.
+    pub answering: Option<String>,
     /// The release whose injector judges policies, when it can.
     pub validating: Option<String>,
     /// The public roots; without them no webhook can be.

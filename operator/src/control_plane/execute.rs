@@ -1,6 +1,6 @@
 //! Makes the cluster as decided: root, children, namespaces, then pruning. Thin; every decision was made before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::MeshConfig;
 use crds::labels;
@@ -10,7 +10,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::build::{self, Scope};
-use super::facts::Facts;
+use super::facts::{Facts, NamespaceFact};
 use super::plan::Plan;
 use super::rotation::SecretAction;
 use crate::apply::{self, ApplyError, Key, MANAGER, Outcome, REVISION_MANAGER, Selection};
@@ -78,7 +78,7 @@ pub async fn execute(
         done.check(acted);
     }
     for object in children {
-        let result = apply::apply(&ctx.client, MANAGER, object).await;
+        let result = ctx.writer.apply(MANAGER, object).await;
         done.note(apply::key(object), result);
     }
     label_namespaces(&ctx.client, mesh, plan, facts, &mut done).await;
@@ -98,12 +98,15 @@ async fn secret(client: &Client, mesh: &MeshConfig, action: &SecretAction) -> Re
     let failed =
         |name: &str, error| ExecuteError::Secret(format!("{}/{name}", mesh.spec.namespace), Box::new(error));
     match action {
-        SecretAction::Create { secret, generation } => {
-            // A dry run first: RSA keys take seconds to make, and this is asked again and again.
+        SecretAction::Create { secret, generation, beside } => {
+            // Dry runs first: RSA keys take seconds to make, and this is asked again and again.
             let dry = PostParams { dry_run: true, ..PostParams::default() };
-            if created(api.create(&dry, &build::empty_secret(mesh, secret)).await)
-                .map_err(|error| failed(secret, error))?
-            {
+            let mut free = true;
+            for name in beside.must_be_free(secret) {
+                let answer = api.create(&dry, &build::empty_secret(mesh, name)).await;
+                free &= created(answer).map_err(|error| failed(name, error))?;
+            }
+            if free {
                 let root = build::root_secret(mesh, secret, *generation, time::OffsetDateTime::now_utc())?;
                 let created = created(api.create(&PostParams::default(), &root).await);
                 if created.map_err(|error| failed(secret, error))? {
@@ -148,48 +151,73 @@ fn created(answer: Result<Secret, kube::Error>) -> Result<bool, kube::Error> {
 async fn label_namespaces(client: &Client, mesh: &MeshConfig, plan: &Plan, facts: &Facts, done: &mut Done) {
     let me = mesh.name_any();
     let membership = &plan.membership;
+    let mut seen: BTreeMap<&str, NamespaceFact> =
+        facts.namespaces.iter().map(|namespace| (namespace.name.as_str(), namespace.clone())).collect();
+    let mut all: Vec<(&String, &str, Value)> = Vec::new();
     for name in &membership.label {
-        let fact = facts.namespaces.iter().find(|namespace| &namespace.name == name);
-        let right = fact.is_some_and(|namespace| {
+        let right = seen.get(name.as_str()).is_some_and(|namespace| {
             namespace.labels.get(labels::MESH) == Some(&me) && namespace.labelled_by.as_ref() == Some(&me)
         });
         if !right {
             let metadata = json!({"labels": {labels::MESH: me}, "annotations": {labels::LABELLED_BY: me}});
-            done.check(label(client, name, MANAGER, &metadata).await);
+            all.push((name, MANAGER, metadata));
         }
     }
-    for name in &membership.unlabel {
-        done.check(label(client, name, MANAGER, &json!({})).await);
-    }
-    for (name, version) in &membership.revise {
-        done.check(
-            label(client, name, REVISION_MANAGER, &json!({"labels": {labels::REVISION: version}})).await,
-        );
-    }
-    for name in &membership.unrevise {
-        done.check(label(client, name, REVISION_MANAGER, &json!({})).await);
+    all.extend(membership.unlabel.iter().map(|name| (name, MANAGER, json!({}))));
+    let revise = membership.revise.iter();
+    all.extend(
+        revise
+            .map(|(name, version)| (name, REVISION_MANAGER, json!({"labels": {labels::REVISION: version}}))),
+    );
+    all.extend(membership.unrevise.iter().map(|name| (name, REVISION_MANAGER, json!({}))));
+    for (name, manager, metadata) in all {
+        let Some(namespace) = seen.get_mut(name.as_str()) else { continue };
+        match label(client, namespace, manager, &metadata).await {
+            // What is written next to this namespace is held against what was just written.
+            Ok(Labelled::Yes(version)) => namespace.resource_version = version,
+            // An upgrade, a person or a deletion was faster; that wakes this reconciler, which decides anew.
+            Ok(Labelled::Changed) => {
+                tracing::info!(namespace = name, manager, "not labelled: it has changed meanwhile");
+            }
+            Err(error) => done.failures.push(error),
+        }
     }
 }
 
-/// Applies labels to a namespace with a field manager that owns nothing else of it; what it owned before and is
-/// not named any more goes away.
+/// What labelling a namespace came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Labelled {
+    /// It is labelled, and this is its version now.
+    Yes(String),
+    /// It has changed since it was looked at, or is gone: nothing was done.
+    Changed,
+}
+
+/// Applies labels to a namespace as it was seen, with a field manager that owns nothing else of it; what that owned before
+/// and is not named any more goes away.
 ///
 /// # Errors
-/// [`ExecuteError::Namespace`]; a namespace that is gone is no error.
-pub async fn label(client: &Client, name: &str, manager: &str, metadata: &Value) -> Result<(), ExecuteError> {
+/// [`ExecuteError::Namespace`].
+pub async fn label(
+    client: &Client,
+    namespace: &NamespaceFact,
+    manager: &str,
+    metadata: &Value,
+) -> Result<Labelled, ExecuteError> {
     let api: Api<Namespace> = Api::all(client.clone());
-    let failed = |error| ExecuteError::Namespace(name.to_owned(), Box::new(error));
-    // Applying to a name that does not exist would create it.
-    if api.get_metadata_opt(name).await.map_err(failed)?.is_none() {
-        return Ok(());
-    }
+    let name = &namespace.name;
+    // With a version that name is never created anew by this.
     let mut body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
     body["metadata"]["name"] = json!(name);
-    api.patch_metadata(name, &PatchParams::apply(manager).force(), &Patch::Apply(body))
-        .await
-        .map_err(failed)?;
-    tracing::info!(namespace = name, manager, %metadata, "namespace labelled");
-    Ok(())
+    body["metadata"]["resourceVersion"] = json!(namespace.resource_version);
+    match api.patch_metadata(name, &PatchParams::apply(manager).force(), &Patch::Apply(body)).await {
+        Ok(written) => {
+            tracing::info!(namespace = name, manager, %metadata, "namespace labelled");
+            Ok(Labelled::Yes(written.resource_version().unwrap_or_default()))
+        }
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Labelled::Changed),
+        Err(error) => Err(ExecuteError::Namespace(name.clone(), Box::new(error))),
+    }
 }
 
 async fn prune(
@@ -214,7 +242,7 @@ async fn prune(
             Scope::Named(name) => (None, Some(name.to_owned())),
         };
         let selection = Selection { namespace, labels: selector.clone(), name };
-        match apply::prune(&ctx.client, &resource, &selection, &keep).await {
+        match ctx.writer.prune(&resource, &selection, &keep).await {
             Ok(gone) => done.deleted.extend(gone),
             Err(error) => done.failures.push(error.into()),
         }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crds::membership::Missed;
 use crds::{MeshConfig, MeshUpgrade, PolicySource};
+use k8s_openapi::jiff::Timestamp;
 
 use crate::fleet::FleetView;
 
@@ -15,8 +17,8 @@ pub struct Facts {
     pub namespaces: Vec<NamespaceFact>,
     /// Pods of the mesh with a sidecar that still run.
     pub pods: Vec<PodFact>,
-    /// Namespace and name of pods that run without a sidecar of any mesh and don't say why, in order.
-    pub bare: Vec<(String, String)>,
+    /// Pods that run without a sidecar of any mesh and don't say why, in order.
+    pub bare: Vec<BarePod>,
     /// Deployments of the mesh's control plane by name.
     pub deployments: BTreeMap<String, DeploymentFact>,
     /// Names of the webhook configurations that exist.
@@ -40,6 +42,8 @@ pub struct Facts {
 pub struct NamespaceFact {
     /// Name.
     pub name: String,
+    /// The version that was seen.
+    pub resource_version: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// The mesh that labelled it, if not a person did.
@@ -48,6 +52,8 @@ pub struct NamespaceFact {
     pub our_revision: bool,
     /// Whether it is being deleted.
     pub terminating: bool,
+    /// When it got the label of the mesh, as far as its field managers tell.
+    pub labelled_at: Option<Timestamp>,
 }
 
 /// A running pod with a sidecar.
@@ -61,6 +67,19 @@ pub struct PodFact {
     pub revision: String,
     /// Whether it is being deleted.
     pub terminating: bool,
+}
+
+/// A pod that runs without a sidecar and does not say why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BarePod {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+    /// When it was made.
+    pub made: Option<Timestamp>,
 }
 
 /// How far a Deployment is.
@@ -106,6 +125,17 @@ impl BudgetApi {
 }
 
 impl Facts {
+    /// The bare pods of some namespaces, each with why.
+    pub fn escaped<'a>(
+        &'a self,
+        members: &'a BTreeSet<String>,
+    ) -> impl Iterator<Item = (&'a BarePod, Missed)> + 'a {
+        self.bare.iter().filter(|pod| members.contains(&pod.namespace)).map(|pod| {
+            let namespace = self.namespaces.iter().find(|namespace| namespace.name == pod.namespace);
+            (pod, Missed::judge(pod.made, namespace.and_then(|namespace| namespace.labelled_at)))
+        })
+    }
+
     /// Whether controller and injector of a release have all replicas ready.
     #[must_use]
     pub fn revision_complete(&self, version: &str) -> bool {

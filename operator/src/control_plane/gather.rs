@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crds::{MeshConfig, MeshUpgrade, PolicySource, labels};
+use crds::{MeshConfig, MeshUpgrade, PolicySource, labels, membership};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
@@ -10,7 +10,7 @@ use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
 
-use super::facts::{BudgetApi, DeploymentFact, Facts, NamespaceFact, PodFact};
+use super::facts::{BarePod, BudgetApi, DeploymentFact, Facts, NamespaceFact, PodFact};
 use super::rotation;
 use crate::apply::REVISION_MANAGER;
 use crate::fleet::FleetView;
@@ -92,10 +92,12 @@ fn namespace(object: &PartialObjectMeta<Namespace>) -> NamespaceFact {
     };
     NamespaceFact {
         name: object.name_any(),
+        resource_version: object.resource_version().unwrap_or_default(),
         labels: object.labels().clone(),
         labelled_by: object.annotations().get(labels::LABELLED_BY).cloned(),
         our_revision: object.managed_fields().iter().any(ours),
         terminating: object.metadata.deletion_timestamp.is_some(),
+        labelled_at: membership::labelled_at(&object.metadata),
     }
 }
 
@@ -120,7 +122,7 @@ async fn pods(client: &Client, mesh: &str) -> Result<Vec<PodFact>, kube::Error> 
 
 /// Pods without a sidecar that nobody asked to be without: the webhook leaves a word on those that it skips, and is not
 /// even asked about those that opted out by label.
-async fn bare(client: &Client) -> Result<Vec<(String, String)>, kube::Error> {
+async fn bare(client: &Client) -> Result<Vec<BarePod>, kube::Error> {
     let api: Api<Pod> = Api::all(client.clone());
     // From the API server's cache: it is every pod that has nothing to do with the mesh, and a second ago is fine.
     let running = ListParams::default()
@@ -134,7 +136,15 @@ async fn bare(client: &Client) -> Result<Vec<(String, String)>, kube::Error> {
             && !annotations.contains_key(labels::INJECTION)
             && !annotations.contains_key("kubernetes.io/config.mirror")
     });
-    let mut bare: Vec<_> = silent.filter_map(|pod| Some((pod.namespace()?, pod.name_any()))).collect();
+    let fact = |pod: &PartialObjectMeta<Pod>| {
+        Some(BarePod {
+            namespace: pod.namespace()?,
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            made: pod.creation_timestamp().map(|time| time.0),
+        })
+    };
+    let mut bare: Vec<_> = silent.filter_map(fact).collect();
     bare.sort();
     Ok(bare)
 }

@@ -21,9 +21,10 @@ use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::apply::{self, ApplyError};
+use crate::apply::ApplyError;
 use crate::context::Context;
 use crate::fleet::FleetView;
+use crate::pace::Pace;
 
 pub use gather::budget_api;
 
@@ -46,6 +47,8 @@ mod triggers;
 const RESYNC: Duration = Duration::from_secs(60);
 /// Looked at this often while the root of trust is rotated.
 const ROTATING: Duration = Duration::from_secs(2);
+/// Shortest time between two looks at a mesh.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Tried again after a failure.
 const RETRY: Duration = Duration::from_secs(3);
 /// Controllers are asked this often.
@@ -70,6 +73,7 @@ struct Reconciler {
     ctx: Arc<Context>,
     fleets: Mutex<BTreeMap<String, FleetView>>,
     notify: Arc<Notify>,
+    pace: Pace,
 }
 
 /// Runs until the context's shutdown begins.
@@ -80,8 +84,12 @@ pub async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
     let notify = Arc::new(Notify::new());
     let stop = ctx.shutdown.stopping.clone();
     triggers::watch(&ctx.client, gather::budget_api(&ctx.client).await?, &notify, &stop);
-    let reconciler =
-        Arc::new(Reconciler { ctx: ctx.clone(), fleets: Mutex::default(), notify: notify.clone() });
+    let reconciler = Arc::new(Reconciler {
+        ctx: ctx.clone(),
+        fleets: Mutex::default(),
+        notify: notify.clone(),
+        pace: Pace::new(PAUSE),
+    });
     let meshes: Api<MeshConfig> = Api::all(ctx.client.clone());
     let controller = Controller::new(meshes, watcher::Config::default())
         .reconcile_all_on(triggers::looks(notify))
@@ -103,6 +111,10 @@ fn retry(error: &ReconcileError) -> Action {
 }
 
 async fn reconcile(mesh: Arc<MeshConfig>, reconciler: Arc<Reconciler>) -> Result<Action, ReconcileError> {
+    // What it writes wakes it.
+    if let Some(wait) = reconciler.pace.wait(&mesh.name_any()) {
+        return Ok(Action::requeue(wait));
+    }
     let result = Box::pin(reconciler.reconcile(&mesh)).await;
     reconciler.ctx.metrics.reconciled("control_plane", result.is_ok());
     result
@@ -115,8 +127,17 @@ impl Reconciler {
             return Ok(Action::await_change());
         }
         let fleet = self.fleets.lock().get(&mesh.name_any()).cloned();
-        let facts =
-            Box::pin(gather::gather(&ctx.client, mesh, fleet)).await.map_err(ReconcileError::Gather)?;
+        let facts = match Box::pin(gather::gather(&ctx.client, mesh, fleet)).await {
+            Ok(facts) => facts,
+            Err(error) => {
+                let status = report::unread(mesh, &runtime::logging::chain(&error), Timestamp::now());
+                let api: Api<MeshConfig> = Api::all(ctx.client.clone());
+                // When that fails too, the API server is gone, which the log says.
+                let written = ctx.writer.status(&api, mesh, mesh.status.as_ref(), &status).await;
+                written.map_err(ReconcileError::Report)?;
+                return Err(ReconcileError::Gather(error));
+            }
+        };
         let plan = plan::Plan::decide(mesh, &facts, &ctx.catalogue);
         if let Some(rival) = &plan.rival {
             let status = report::rivalled(mesh, rival, Timestamp::now());
@@ -150,7 +171,11 @@ impl Reconciler {
         done: &execute::Done,
     ) -> Result<(), ReconcileError> {
         let api: Api<MeshConfig> = Api::all(self.ctx.client.clone());
-        apply::status(&api, mesh, mesh.status.as_ref(), status).await.map_err(ReconcileError::Report)?;
+        let written = self.ctx.writer.status(&api, mesh, mesh.status.as_ref(), status).await;
+        // Somebody wrote the MeshConfig meanwhile; its watch brings the next pass.
+        if !written.map_err(ReconcileError::Report)?.is_said() {
+            return Ok(());
+        }
         tell::tell(&self.ctx, mesh, facts, status, done).await;
         Ok(())
     }
@@ -171,7 +196,11 @@ async fn ask(reconciler: Arc<Reconciler>, meshes: Store<MeshConfig>) {
                         reconciler.notify.notify_one();
                     }
                 }
-                Err(error) => tracing::warn!(mesh = name, error = runtime::logging::chain(&error), "fleet"),
+                Err(error) => {
+                    tracing::warn!(mesh = name, error = runtime::logging::chain(&error), "fleet");
+                    // What was heard before may not be so any more: nobody knows.
+                    reconciler.fleets.lock().remove(&name);
+                }
             }
         }
         tokio::time::sleep(ASK).await;

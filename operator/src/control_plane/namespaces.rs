@@ -47,7 +47,8 @@ pub struct Membership {
 }
 
 /// Oldest first; the name decides among those of one second.
-fn age(mesh: &MeshConfig) -> (Option<k8s_openapi::jiff::Timestamp>, String) {
+#[must_use]
+pub fn age(mesh: &MeshConfig) -> (Option<k8s_openapi::jiff::Timestamp>, String) {
     (mesh.metadata.creation_timestamp.as_ref().map(|time| time.0), mesh.name_any())
 }
 

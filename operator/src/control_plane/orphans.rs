@@ -12,7 +12,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 
-use super::execute::{ExecuteError, label};
+use super::execute::{ExecuteError, Labelled, label};
 use super::facts::NamespaceFact;
 use super::gather;
 use crate::apply::{MANAGER, REVISION_MANAGER};
@@ -48,23 +48,27 @@ async fn clean(ctx: &Context) -> anyhow::Result<()> {
     let meshes = api.list_metadata(&ListParams::default()).await?;
     let meshes: BTreeSet<_> = meshes.iter().map(ResourceExt::name_any).collect();
     for namespace in gather::namespaces(&ctx.client).await? {
-        unlabel(ctx, &namespace, &meshes).await?;
+        unlabel(ctx, namespace, &meshes).await?;
     }
     Ok(())
 }
 
 async fn unlabel(
     ctx: &Context,
-    namespace: &NamespaceFact,
+    mut namespace: NamespaceFact,
     meshes: &BTreeSet<String>,
 ) -> Result<(), ExecuteError> {
     let gone = |mesh: &String| !meshes.contains(mesh);
     if namespace.labelled_by.as_ref().is_some_and(gone) {
-        label(&ctx.client, &namespace.name, MANAGER, &serde_json::json!({})).await?;
+        match label(&ctx.client, &namespace, MANAGER, &serde_json::json!({})).await? {
+            Labelled::Yes(version) => namespace.resource_version = version,
+            // Somebody else has it in hand; the next look sees what it is then.
+            Labelled::Changed => return Ok(()),
+        }
     }
     let mesh_gone = namespace.labels.get(labels::MESH).is_none_or(gone);
     if mesh_gone && namespace.our_revision && namespace.labels.contains_key(labels::REVISION) {
-        label(&ctx.client, &namespace.name, REVISION_MANAGER, &serde_json::json!({})).await?;
+        label(&ctx.client, &namespace, REVISION_MANAGER, &serde_json::json!({})).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use crds::MeshConfig;
 use kube::ResourceExt;
 use upgrades::Catalogue;
 
-use super::build::{Blueprint, injection_name};
+use super::build::{Blueprint, default_injection_name, injection_name};
 use super::facts::Facts;
 use super::namespaces::{self, Membership};
 use super::revisions::{self, Revisions, Verdict};
@@ -55,6 +55,13 @@ impl Plan {
         };
         let injecting: BTreeSet<_> = self.revisions.build.iter().filter(injects).cloned().collect();
         let judges = self.revisions.effective.as_str();
+        let kept = self.revisions.keep.iter();
+        let kept = kept.filter(|version| facts.webhooks.contains(&injection_name(&name, version)));
+        let served: BTreeSet<_> = injecting.iter().chain(kept).cloned().collect();
+        let preferred = self.revisions.for_new_namespaces().filter(|version| injecting.contains(*version));
+        // Once there, it stays: another release's injector is better than none.
+        let any = injecting.last().filter(|_| facts.webhooks.contains(&default_injection_name(&name)));
+        let answering = preferred.map(str::to_owned).or_else(|| any.cloned());
         Blueprint {
             mesh,
             image_prefix,
@@ -62,6 +69,8 @@ impl Plan {
             validating: injecting.contains(judges).then(|| judges.to_owned()),
             revisions: self.revisions.build.clone(),
             injecting,
+            served,
+            answering,
             trust_bundle: facts.trust_bundle.as_deref(),
             members: self.membership.members.clone(),
             budgets: facts.budgets,

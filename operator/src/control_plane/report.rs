@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use crds::MeshConfig;
 use crds::mesh_config::{
-    CaProvider, MeshConfigStatus, PolicySourceSummary, ProxiesStatus, RevisionStatus, VersionStatus,
+    CaProvider, LastGood, MeshConfigStatus, PolicySourceSummary, ProxiesStatus, RevisionStatus, VersionStatus,
 };
+use crds::sidecar_settings::SidecarSettings;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -19,7 +20,7 @@ mod fleet;
 
 mod root;
 
-pub use fleet::{pods_injected, policies, proxies_in_sync};
+pub use fleet::{ESCAPED_NEXT, pods_injected, policies, proxies_in_sync};
 use root::{certificates, of_the_root};
 
 /// The new status. `failure` is what could not be done.
@@ -53,6 +54,7 @@ pub fn status(
         .iter()
         .max_by_key(|u| (u.metadata.creation_timestamp.as_ref().map(|t| t.0), u.name_any()));
     MeshConfigStatus {
+        leader_term: before.leader_term,
         observed_generation: mesh.metadata.generation,
         conditions: conditions.finish(),
         version: Some(VersionStatus {
@@ -63,8 +65,13 @@ pub fn status(
         proxies: Some(proxies(facts)),
         policy_sources: facts.sources.iter().map(source).collect(),
         upgrade: upgrade.map(ResourceExt::name_any),
+        upgrade_seen: super::revisions::seen(facts),
         namespaces: plan.membership.members.iter().cloned().collect(),
         certificate_authority: root.status(before.certificate_authority.as_ref()),
+        last_good: match SidecarSettings::read(&mesh.spec) {
+            Ok(_) => Some(LastGood::of(&mesh.spec, mesh.metadata.generation)),
+            Err(_) => before.last_good,
+        },
     }
 }
 
@@ -85,6 +92,17 @@ pub fn rivalled(mesh: &MeshConfig, rival: &str, now: Timestamp) -> MeshConfigSta
     status.observed_generation = mesh.metadata.generation;
     let version = status.version.get_or_insert_default();
     version.desired = mesh.spec.version.clone();
+    status
+}
+
+/// The status of a MeshConfig of which not even the facts could be read: what was known stays, and why nothing new is.
+#[must_use]
+pub fn unread(mesh: &MeshConfig, error: &str, now: Timestamp) -> MeshConfigStatus {
+    let mut status = mesh.status.clone().unwrap_or_default();
+    let mut conditions = Conditions::from(&status.conditions, mesh.metadata.generation, now);
+    let message = format!("the cluster could not be read, and nothing is changed; tried again soon: {error}");
+    conditions.stand(&Standing::Reconciling { reason: "FactsNotRead", message });
+    status.conditions = conditions.finish();
     status
 }
 
@@ -186,6 +204,9 @@ fn standing(
         let stays =
             if effective.is_empty() { "nothing is installed".into() } else { format!("{effective} stays") };
         return stalled(reason, format!("{message}; {stays}"));
+    }
+    if let Err(bad) = SidecarSettings::read(&mesh.spec) {
+        return stalled("InvalidSpec", format!("{bad}; new pods get the last good settings"));
     }
     if let Some(error) = &plan.membership.bad_selector {
         return stalled(

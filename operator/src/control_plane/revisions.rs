@@ -2,16 +2,19 @@
 //!
 //! ```text
 //!  spec.version ──▶ verdict (catalogue, reachable?) ─┐
-//!  labels of namespaces, pods, sidecars ──▶ uses ────┼──▶ Revisions {effective, target, build, keep}
+//!  namespaces, pods, streams ─▶ upgrades::users ─────┼──▶ Revisions {effective, target, build, keep}
 //!  status.version.effective ─────────────────────────┘
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crds::mesh_config::Approval;
+use crds::mesh_config::{Approval, UpgradeSeen};
 use crds::mesh_upgrade::UpgradePhase;
 use crds::{MeshConfig, MeshUpgrade, labels};
-use upgrades::Catalogue;
+use kube::ResourceExt;
+use upgrades::facts::{Kind, Proxy, Rollout, Strategy, Workload, WorkloadId};
+use upgrades::users::users;
+use upgrades::{Catalogue, Observed};
 
 use super::facts::Facts;
 
@@ -57,31 +60,98 @@ impl Revisions {
     }
 }
 
-/// Releases that somebody uses: namespaces of the mesh by label, running pods, connected sidecars.
+/// Releases that somebody uses, by the rule that the upgrade goes by too: namespaces of the mesh, pods that stay, and
+/// streams at the release's controllers. What is unknown is in use.
 fn uses(mesh: &str, facts: &Facts) -> BTreeSet<String> {
-    let of_mesh = |namespace: &&super::facts::NamespaceFact| {
-        namespace.labels.get(labels::MESH).is_some_and(|label| label == mesh)
-    };
-    let namespaces = facts.namespaces.iter().filter(of_mesh).filter_map(|ns| ns.labels.get(labels::REVISION));
-    let pods = facts.pods.iter().map(|pod| &pod.revision);
-    let sidecars = facts.fleet.iter().flat_map(|fleet| fleet.proxies.values()).map(|proxy| &proxy.version);
-    namespaces.chain(pods).chain(sidecars).filter(|version| !version.is_empty()).cloned().collect()
+    let observed = observed(mesh, facts);
+    let labelled = observed.namespaces.values().filter_map(|namespace| namespace.revision.clone());
+    let pods = facts.pods.iter().map(|pod| pod.revision.clone());
+    let exist = facts.deployments.values().map(|deployment| deployment.version.clone());
+    let streams = observed.streams.iter().flatten().map(|(version, _)| version.clone());
+    let mut versions: BTreeSet<String> = labelled.chain(pods).chain(exist).chain(streams).collect();
+    versions.remove("");
+    versions.retain(|version| !users(&observed, version).is_empty());
+    versions
 }
 
-/// Releases that an upgrade may still go back to: they stay until its record says that it retires them, even when
-/// nothing runs on them any more, since a soak is only worth something while there is a way back.
-fn ways_back(facts: &Facts) -> impl Iterator<Item = String> {
-    let open = |upgrade: &&MeshUpgrade| match upgrade.status.as_ref().and_then(|status| status.phase) {
-        None | Some(UpgradePhase::Retiring | UpgradePhase::Complete | UpgradePhase::Aborted) => false,
-        Some(
-            UpgradePhase::AwaitingApproval
-            | UpgradePhase::ControlPlane
-            | UpgradePhase::Moving
-            | UpgradePhase::Paused
-            | UpgradePhase::Aborting,
-        ) => true,
+/// The facts as that rule takes them.
+fn observed(mesh: &str, facts: &Facts) -> Observed {
+    let mut namespaces: BTreeMap<String, upgrades::facts::Namespace> = BTreeMap::new();
+    for namespace in &facts.namespaces {
+        if namespace.labels.get(labels::MESH).is_some_and(|label| label == mesh) {
+            let fact = upgrades::facts::Namespace {
+                revision: namespace.labels.get(labels::REVISION).cloned(),
+                terminating: namespace.terminating,
+                ..Default::default()
+            };
+            namespaces.insert(namespace.name.clone(), fact);
+        }
+    }
+    for pod in &facts.pods {
+        // Whose pod it is does not matter here.
+        let id = WorkloadId { name: pod.name.clone(), kind: Kind::Pod };
+        let fact = upgrades::facts::Pod {
+            uid: String::new(),
+            revision: Some(pod.revision.clone()),
+            ready: true,
+            terminating: pod.terminating,
+            proxy: Proxy::Unknown,
+            slots: None,
+        };
+        let workload = Workload {
+            replicas: 1,
+            rollout: Rollout::Settled,
+            strategy: Strategy::None,
+            moved_to: None,
+            pods: [(pod.name.clone(), fact)].into(),
+        };
+        namespaces.entry(pod.namespace.clone()).or_default().workloads.insert(id, workload);
+    }
+    let streams = facts.fleet.as_ref().map(crate::upgrade::facts::streams);
+    Observed { namespaces, streams, ..Observed::default() }
+}
+
+/// Releases that an upgrade may still go to or back to: they stay until its record says that one may be removed, even
+/// when nothing runs on them any more, since a soak is only worth something while there is a way back.
+fn held_by_upgrades(facts: &Facts) -> BTreeSet<String> {
+    let exists = |version: &&String| facts.deployments.values().any(|fact| fact.version == **version);
+    let held = |upgrade: &MeshUpgrade| -> Vec<String> {
+        let (from, to) = (&upgrade.spec.from, &upgrade.spec.to);
+        let Some(status) = &upgrade.status else { return Vec::new() };
+        match status.phase {
+            None | Some(UpgradePhase::Complete | UpgradePhase::Aborted) => Vec::new(),
+            Some(UpgradePhase::Retiring) => {
+                let kept = [from, to].into_iter().filter(|version| status.retire.as_ref() != Some(*version));
+                kept.filter(exists).cloned().collect()
+            }
+            Some(UpgradePhase::Aborting) => {
+                [from].into_iter().chain(Some(to).filter(exists)).cloned().collect()
+            }
+            Some(
+                UpgradePhase::AwaitingApproval
+                | UpgradePhase::ControlPlane
+                | UpgradePhase::Moving
+                | UpgradePhase::Paused,
+            ) => [from].into_iter().chain(Some(to).filter(exists)).cloned().collect(),
+        }
     };
-    facts.upgrades.iter().filter(open).map(|upgrade| upgrade.spec.from.clone())
+    facts.upgrades.iter().flat_map(held).collect()
+}
+
+/// What this look has seen of the upgrade that runs, or else of the last one: nothing is removed any more on what an
+/// older look saw.
+#[must_use]
+pub fn seen(facts: &Facts) -> Option<UpgradeSeen> {
+    let over = |upgrade: &&MeshUpgrade| {
+        let phase = upgrade.status.as_ref().and_then(|status| status.phase);
+        matches!(phase, Some(UpgradePhase::Complete | UpgradePhase::Aborted))
+    };
+    let age = |upgrade: &&MeshUpgrade| {
+        (!over(upgrade), upgrade.metadata.creation_timestamp.as_ref().map(|time| time.0), upgrade.name_any())
+    };
+    let upgrade = facts.upgrades.iter().max_by_key(age)?;
+    let legs = upgrade.status.as_ref().map_or(0, |status| status.legs.len());
+    Some(UpgradeSeen { uid: upgrade.uid()?, leg: i64::try_from(legs).unwrap_or(i64::MAX) })
 }
 
 /// Decides. Everything comes from observation but the release in effect, which status remembers.
@@ -99,7 +169,8 @@ pub fn decide(mesh: &MeshConfig, name: &str, facts: &Facts, catalogue: &Catalogu
         Verdict::Accepted => vec![effective.clone(), desired.to_owned()],
         _ => vec![effective.clone()],
     };
-    let all = wanted.into_iter().filter(|version| !version.is_empty()).chain(used).chain(ways_back(facts));
+    let all =
+        wanted.into_iter().filter(|version| !version.is_empty()).chain(used).chain(held_by_upgrades(facts));
     let (build, keep) = all.partition(|version| catalogue.get(version).is_ok());
     Revisions { verdict, effective, build, keep }
 }

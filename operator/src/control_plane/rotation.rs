@@ -95,6 +95,8 @@ pub enum SecretAction {
         secret: &'static str,
         /// Generation of the root.
         generation: i64,
+        /// Whether there may be another one.
+        beside: Beside,
     },
     /// Delete the Secret of a root that nobody trusts any more.
     Delete {
@@ -103,6 +105,27 @@ pub enum SecretAction {
         /// Only if it is still this one.
         uid: String,
     },
+}
+
+/// Whether a root is made beside another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// The other one is known: a rotation goes from it to this one.
+    TheOther,
+    /// Nothing is known. A root that is there already, in either Secret, is the mesh's: a MeshConfig that was deleted
+    /// and made again finds its root where the last rotation left it.
+    Nothing,
+}
+
+impl Beside {
+    /// The Secrets that must not exist for a root to be made in `secret`.
+    #[must_use]
+    pub fn must_be_free(self, secret: &'static str) -> Vec<&'static str> {
+        match self {
+            Self::TheOther => vec![secret],
+            Self::Nothing => vec![labels::ROOT_SECRET, labels::OTHER_ROOT_SECRET],
+        }
+    }
 }
 
 /// What shall be.

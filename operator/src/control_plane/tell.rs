@@ -5,16 +5,17 @@ use crds::fleet::ProblemReport;
 use crds::mesh_config::MeshConfigStatus;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{ApiResource, DynamicObject};
-use kube::{Api, Resource};
+use kube::{Api, Resource, ResourceExt};
 
 use super::execute::Done;
 use super::facts::Facts;
+use super::report::ESCAPED_NEXT;
 use crate::apply::Outcome;
 use crate::context::Context;
-use crate::events::Weight;
+use crate::events::{Told, Weight};
 
 const ACTION: &str = "Reconcile";
-/// Problems that are told per pass; the rest follow, because what was told is not told again.
+/// Problems that are told per pass; what was told does not count, so the rest follow with the next passes.
 const AT_ONCE: usize = 20;
 
 /// Tells what changed with this pass.
@@ -36,9 +37,35 @@ pub async fn tell(ctx: &Context, mesh: &MeshConfig, facts: &Facts, after: &MeshC
         let note = runtime::logging::chain(failure);
         ctx.events.tell(mesh, Weight::Warning, "ApplyFailed", ACTION, &note).await;
     }
+    tell_escaped(ctx, mesh, facts, after).await;
     let problems = facts.fleet.iter().flat_map(|fleet| &fleet.problems);
-    for problem in problems.take(AT_ONCE) {
-        tell_problem(ctx, problem).await;
+    let mut told = 0;
+    for problem in problems {
+        if tell_problem(ctx, problem).await == Told::Now {
+            told += 1;
+        }
+        if told >= AT_ONCE {
+            break;
+        }
+    }
+}
+
+/// Tells each pod that escaped its sidecar, so that `kubectl describe` shows it, and counts them.
+async fn tell_escaped(ctx: &Context, mesh: &MeshConfig, facts: &Facts, after: &MeshConfigStatus) {
+    let members = after.namespaces.iter().cloned().collect();
+    let escaped: Vec<_> = facts.escaped(&members).collect();
+    ctx.metrics.escaped(&mesh.name_any(), escaped.len());
+    for (pod, missed) in escaped.into_iter().take(AT_ONCE) {
+        let reference = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(pod.namespace.clone()),
+            name: Some(pod.name.clone()),
+            uid: Some(pod.uid.clone()),
+            ..Default::default()
+        };
+        let note = format!("it runs without a sidecar: {}. {ESCAPED_NEXT}", missed.explanation());
+        ctx.events.tell_about(&reference, Weight::Warning, "WithoutSidecar", "Inject", &note).await;
     }
 }
 
@@ -81,7 +108,7 @@ async fn transitions(ctx: &Context, mesh: &MeshConfig, before: &MeshConfigStatus
 }
 
 /// Tells about a problem on the object that has it, so that `kubectl describe` shows it.
-async fn tell_problem(ctx: &Context, problem: &ProblemReport) {
+async fn tell_problem(ctx: &Context, problem: &ProblemReport) -> Told {
     let resource = match problem.kind.as_str() {
         "TrafficTarget" => ApiResource::erase::<crds::TrafficTarget>(&()),
         "HTTPRouteGroup" => ApiResource::erase::<crds::HTTPRouteGroup>(&()),
@@ -93,7 +120,7 @@ async fn tell_problem(ctx: &Context, problem: &ProblemReport) {
         "UpstreamTrafficSetting" => ApiResource::erase::<crds::UpstreamTrafficSetting>(&()),
         "MeshPolicy" => ApiResource::erase::<crds::MeshPolicy>(&()),
         // The operator may read no others; PoliciesApplied names them.
-        _ => return,
+        _ => return Told::Before,
     };
     let mut reference = ObjectReference {
         api_version: Some(resource.api_version.clone()),
@@ -102,10 +129,19 @@ async fn tell_problem(ctx: &Context, problem: &ProblemReport) {
         name: Some(problem.name.clone()),
         ..Default::default()
     };
+    // By name, so that what is known costs no request.
+    let by_name = reference.clone();
+    if ctx.events.is_known(&by_name, &problem.reason, &problem.message) {
+        return Told::Before;
+    }
     let api: Api<DynamicObject> = Api::namespaced_with(ctx.client.clone(), &problem.namespace, &resource);
     if let Ok(Some(object)) = api.get_metadata_opt(&problem.name).await {
         // `kubectl describe` looks events up by uid.
         reference.uid = object.meta().uid.clone();
     }
-    ctx.events.tell_about(&reference, Weight::Warning, &problem.reason, "Apply", &problem.message).await;
+    let told = ctx.events.say(&reference, Weight::Warning, &problem.reason, "Apply", &problem.message).await;
+    if told != Told::Failed {
+        ctx.events.said(&by_name, &problem.reason, &problem.message);
+    }
+    told
 }

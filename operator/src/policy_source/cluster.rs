@@ -7,13 +7,14 @@ use crds::labels::{COMMIT, FILE, SOURCE};
 use crds::policy_source::InventoryEntry;
 use futures::{StreamExt, TryStreamExt, stream};
 use gitops::{Key, Namespaces, Policy, PolicyKind, PolicySpec, Scope};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client, ResourceExt};
 
 use crate::apply::ApplyError;
 use crate::context::Context;
 
-/// Field manager of everything that comes from Git.
+/// Field manager of what the operator writes for sources, and the beginning of each source's own.
 pub const MANAGER: &str = "meshwright-gitops";
 /// Requests in flight for one source.
 pub const PARALLEL: usize = 8;
@@ -43,7 +44,10 @@ pub enum ClusterError {
     },
     /// The status could not be written.
     #[error(transparent)]
-    Report(ApplyError),
+    Report(#[from] ApplyError),
+    /// Somebody wrote what was about to be written: looked at again.
+    #[error("{0} was changed meanwhile; looked at again")]
+    Raced(String),
 }
 
 impl ClusterError {
@@ -54,7 +58,12 @@ impl ClusterError {
 
     /// For `map_err`.
     pub fn write(verb: &'static str, key: impl ToString) -> impl FnOnce(kube::Error) -> Self {
-        move |source| Self::Write { verb, key: key.to_string(), source: Box::new(source) }
+        move |source| {
+            if matches!(&source, kube::Error::Api(status) if status.code == 409) {
+                return Self::Raced(key.to_string());
+            }
+            Self::Write { verb, key: key.to_string(), source: Box::new(source) }
+        }
     }
 }
 
@@ -162,12 +171,21 @@ impl Cluster {
         Ok(live)
     }
 
+    /// Field manager for an object: each source has its own, so that two that make one object at the same moment have a
+    /// conflict. Objects of before that keep the manager that all had, or what it owns would never be given up.
+    pub fn manager(&self, live: Option<&LiveObject>) -> String {
+        let entries = live.iter().flat_map(|live| live.object.managed_fields());
+        let applied = |entry: &&ManagedFieldsEntry| entry.operation.as_deref() == Some("Apply");
+        let shared = entries.filter(applied).any(|entry| entry.manager.as_deref() == Some(MANAGER));
+        if shared { MANAGER.to_owned() } else { format!("{MANAGER}-{}", self.label) }
+    }
+
     /// Whether an object has to be written. The commit is not compared: an object keeps the commit that changed it.
     pub fn differs(&self, policy: &Policy, live: &Live) -> bool {
         let Some(found) = live.get(&policy.key) else { return true };
         let (labels, annotations) = (found.object.labels(), found.object.annotations());
         !self.holds(&policy.key, &policy.hash, live)
-            || annotations.get(FILE) != Some(&policy.place())
+            || annotations.get(FILE).map(|place| file_of(place)) != Some(policy.file.as_str())
             || !annotations.contains_key(COMMIT)
             || policy.labels.iter().any(|(key, value)| labels.get(key) != Some(value))
             || policy.annotations.iter().any(|(key, value)| annotations.get(key) != Some(value))
@@ -179,6 +197,12 @@ impl Cluster {
             found.hash.as_deref() == Some(hash) && found.source() == Some(self.label.as_str())
         })
     }
+}
+
+/// The file of a place, without the line: an object whose line alone has moved is the same object. Its annotation
+/// keeps the line that it has in the commit of its other annotation.
+fn file_of(place: &str) -> &str {
+    place.rsplit_once(':').map_or(place, |(file, _)| file)
 }
 
 /// Value of the label that ties objects to their source. A namespace has no dot, so it is unambiguous.

@@ -21,16 +21,19 @@ pub const FINALIZER: &str = "meshwright.io/policy-source";
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Sets or removes the finalizer, as `prune` says.
-pub async fn guard(cluster: &Cluster, source: &PolicySource) -> Result<(), ClusterError> {
+pub async fn guard(cluster: &Cluster, source: PolicySource) -> Result<PolicySource, ClusterError> {
     let has = source.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
     match (source.spec.prune, has) {
         (true, false) => {
             let finalizers = source.finalizers().iter().cloned().chain([FINALIZER.to_owned()]).collect();
-            set(cluster, source, finalizers).await
+            set(cluster, &source, finalizers).await?;
         }
-        (false, true) => release(cluster, source).await,
-        (true, true) | (false, false) => Ok(()),
+        (false, true) => release(cluster, &source).await?,
+        (true, true) | (false, false) => return Ok(source),
     }
+    // Its resource version is another now.
+    let gone = || ClusterError::Raced(cluster.label.clone());
+    cluster.read_source().await?.ok_or_else(gone)
 }
 
 /// Deletes the objects of a deleted source, then lets it go.

@@ -16,62 +16,57 @@
 //! **`prune: false`** leaves objects that vanished from Git in the cluster. The seal does not list them, so they no
 //! longer count. The same goes for the objects of a deleted source with `prune: false`.
 //!
+//! **Nobody else's word counts.** Each write carries what was read: an object that somebody wrote meanwhile is looked at
+//! again, not overwritten, so two sources cannot both take one; and what the API server stored is compared with what
+//! was meant (`ContentChanged`).
+//!
 //! **Whose is it?** An object that was made by hand is taken over only if its spec is what Git says; one of another
 //! source never, unless that source is gone. A hand edit of a sealed object is put back, at once by a watch.
 
 mod cluster;
 mod conflicts;
 mod execute;
+mod fetching;
 mod finalize;
+mod queue;
 mod report;
 mod settings;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crds::PolicySource;
 use futures::StreamExt;
-use gitops::git::{FetchError, Fetched, Limits, Outcome, Source};
+use gitops::git::{Fetched, Outcome, Source};
 use gitops::{Bundle, Policy, Problem};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, watcher};
 use kube::{Api, ResourceExt};
-use parking_lot::Mutex;
 
-use crate::apply;
+use crate::apply::Reported;
 use crate::context::Context;
 use cluster::{Cluster, ClusterError};
+use fetching::{Fetching, Id, Memories, SLOWEST, back_off, jitter};
 use report::Verdict;
 use settings::Settings;
 
 /// Tried again after a failure of the API server.
 const RETRY: Duration = Duration::from_secs(3);
-/// Changes within this time are looked at together.
-const BURST: Duration = Duration::from_millis(200);
-/// Longest time for one fetch.
-const FETCH: Duration = Duration::from_secs(60);
-/// A server that fails is asked less and less often, at least this often.
-const SLOWEST: Duration = Duration::from_secs(300);
+/// Looked at again when somebody wrote meanwhile.
+const SOON: Duration = Duration::from_millis(300);
 
 /// The reconciler's own state: nothing that a crash could lose.
 struct Reconciler {
     ctx: Arc<Context>,
-    /// Temporary files of fetches.
-    folder: PathBuf,
-    memory: Mutex<HashMap<(String, String), Memory>>,
-}
-
-/// What saves requests: the last fetch of a source, and the policies that are sealed.
-#[derive(Clone, Default)]
-struct Memory {
-    fetched: Option<(Source, Arc<Fetched>)>,
-    sealed: Option<Arc<Bundle>>,
-    failures: u32,
+    fetching: Fetching,
+    memories: Memories,
+    sources: Store<PolicySource>,
 }
 
 /// Runs until the context's shutdown begins.
@@ -82,18 +77,21 @@ pub async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
     // In a container the process id is the same after each restart, so leftovers are found.
     let folder = std::env::temp_dir().join(format!("meshwright-operator-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    gitops::git::sweep(&folder);
+    gitops::worker::sweep(&folder);
     let stop = ctx.shutdown.stopping.clone();
-    let reconciler = Arc::new(Reconciler { ctx: ctx.clone(), folder, memory: Mutex::default() });
     let sources: Api<PolicySource> = Api::all(ctx.client.clone());
-    // Our own writes wake us too; they come in bursts, and a pass over what is as it should be writes nothing.
-    let settings = kube::runtime::controller::Config::default().debounce(BURST);
-    let mut controller = Controller::new(sources, watcher::Config::default()).with_config(settings);
+    let mut controller = Controller::new(sources, watcher::Config::default());
     let ours = watcher::Config::default().labels(crds::labels::SOURCE);
     for resource in cluster::resources() {
         let api: Api<DynamicObject> = Api::all_with(ctx.client.clone(), &resource);
         controller = controller.watches_with(api, resource, ours.clone(), |object| source_of(&object));
     }
+    let reconciler = Arc::new(Reconciler {
+        fetching: Fetching::new(&ctx, folder),
+        memories: Memories::default(),
+        sources: controller.store(),
+        ctx,
+    });
     controller
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, |_, error, _| retry(error), reconciler)
@@ -109,42 +107,65 @@ fn source_of(object: &DynamicObject) -> Option<ObjectRef<PolicySource>> {
 }
 
 fn retry(error: &ClusterError) -> Action {
+    if let ClusterError::Raced(what) = error {
+        tracing::info!(what, "policy source: somebody wrote meanwhile; looked at again");
+        return Action::requeue(SOON);
+    }
     tracing::warn!(error = runtime::logging::chain(error), "policy source: tried again");
     Action::requeue(RETRY)
 }
 
 async fn reconcile(source: Arc<PolicySource>, reconciler: Arc<Reconciler>) -> Result<Action, ClusterError> {
-    let result = reconciler.reconcile(&source).await;
+    let id = (source.namespace().unwrap_or_default(), source.name_any());
+    // Our own writes wake us too; they come in bursts, and a pass over what is as it should be writes nothing.
+    if let Err(wait) = reconciler.memories.begin(&id, Instant::now()) {
+        return Ok(Action::requeue(wait));
+    }
+    let result = reconciler.reconcile(&source, &id).await;
+    let exists = |id: &Id| reconciler.sources.get(&ObjectRef::new(&id.1).within(&id.0)).is_some();
+    reconciler.memories.keep(reconciler.sources.len(), exists);
     reconciler.ctx.metrics.reconciled("policy_source", result.is_ok());
     result
 }
 
 impl Reconciler {
-    async fn reconcile(&self, cached: &PolicySource) -> Result<Action, ClusterError> {
+    async fn reconcile(&self, cached: &PolicySource, id: &Id) -> Result<Action, ClusterError> {
         let cluster = Cluster::new(&self.ctx, cached);
         // The cache may not have our last seal yet, and an old seal would be put back.
         let Some(source) = cluster.read_source().await? else {
-            self.memory.lock().remove(&cluster.id);
+            self.memories.forget(id);
             return Ok(Action::await_change());
         };
         if source.metadata.deletion_timestamp.is_some() {
+            self.memories.forget(id);
             return finalize::finalize(&self.ctx, &cluster, &source).await;
         }
         if source.spec.suspend {
             self.report(&source, &Verdict::Suspended).await?;
             return Ok(Action::await_change());
         }
-        finalize::guard(&cluster, &source).await?;
+        let source = finalize::guard(&cluster, source).await?;
         let result = self.pass(&cluster, &source).await;
         if let Err(error) = &result {
-            let message = runtime::logging::chain(error);
-            self.report(&source, &Verdict::Failed { message }).await?;
+            self.failed(&cluster, error).await?;
         }
         result.map(Action::requeue)
     }
 
+    /// Says what failed, over what the source says by now: a seal that was written in this pass stays.
+    async fn failed(&self, cluster: &Cluster, error: &ClusterError) -> Result<(), ClusterError> {
+        if matches!(error, ClusterError::Raced(_)) {
+            return Ok(());
+        }
+        let Some(source) = cluster.read_source().await? else { return Ok(()) };
+        let message = runtime::logging::chain(error);
+        self.report(&source, &Verdict::Failed { message }).await.map(|_| ())
+    }
+
     /// One attempt at the newest commit; when nothing comes of it, at what is sealed. Returns when to look again.
     async fn pass(&self, cluster: &Cluster, source: &PolicySource) -> Result<Duration, ClusterError> {
+        let claimed = self.claim(source).await?;
+        let source = claimed.as_ref().unwrap_or(source);
         let settings = match settings::gather(&self.ctx.client, source).await? {
             Ok(settings) => settings,
             Err(invalid) => {
@@ -152,24 +173,40 @@ impl Reconciler {
                 return Ok(SLOWEST);
             }
         };
-        let fetched = match self.fetch(cluster, &settings).await {
+        let fetched = match self.fetching.fetch(&self.ctx, &self.memories, &cluster.id, &settings).await {
             Ok(fetched) => fetched,
             Err(error) => {
-                let after = self.back_off(cluster, &settings, &error);
+                let after = back_off(&self.memories, &cluster.id, &settings, &error);
                 self.keep(cluster, source, Some(&settings), Verdict::FetchFailed(error)).await?;
-                return Ok(after);
+                return Ok(self.jittered(cluster, after));
             }
         };
-        self.attempted(source, &fetched).await?;
+        let attempted = self.attempted(source, &fetched).await?;
+        let source = attempted.as_ref().unwrap_or(source);
         match self.bring(cluster, source, &settings, &fetched).await? {
-            Ok(bundle) => self.memory.lock().entry(cluster.id.clone()).or_default().sealed = Some(bundle),
+            Ok(bundle) => self.memories.change(&cluster.id, |memory| memory.sealed = Some(bundle)),
             Err(problems) => {
                 let commit = fetched.commit.clone();
                 let verdict = Verdict::InvalidCommit { commit, problems };
                 self.keep(cluster, source, Some(&settings), verdict).await?;
             }
         }
-        Ok(settings.interval)
+        Ok(self.jittered(cluster, settings.interval))
+    }
+
+    fn jittered(&self, cluster: &Cluster, time: Duration) -> Duration {
+        jitter(time, &cluster.id, Timestamp::now().as_second().unsigned_abs())
+    }
+
+    /// Writes our term into a source that an earlier leader wrote last, before anything else: whatever that one still
+    /// has on its way to the source is refused from now on.
+    async fn claim(&self, source: &PolicySource) -> Result<Option<PolicySource>, ClusterError> {
+        let Some(status) = &source.status else { return Ok(None) };
+        let mine = self.ctx.writer.yield_to(&source.name_any(), status.leader_term)?;
+        if status.leader_term == Some(mine) {
+            return Ok(None);
+        }
+        self.write(source, status).await
     }
 
     /// Brings a commit into force, or says why not and changes nothing.
@@ -187,16 +224,21 @@ impl Reconciler {
         let live = cluster.look(&settings.scope, bundle.policies.iter().map(|policy| &policy.key)).await?;
         let sealed = report::inventory(source);
         problems = conflicts::find(cluster, &bundle, &live, &sealed).await?;
+        problems.extend(self.altered(cluster, &bundle, &live));
         let changes: Vec<&Policy> =
             bundle.policies.iter().filter(|policy| cluster.differs(policy, &live)).collect();
         if problems.is_empty() && bundle.inventory() != sealed {
-            problems = execute::try_out(cluster, &bundle, &changes).await?;
+            problems = execute::try_out(cluster, &bundle, &changes, &live).await?;
+        }
+        if problems.is_empty() {
+            let altered = execute::apply(&self.ctx, cluster, &bundle, &changes, &live).await?;
+            problems = self.remember(cluster, altered);
         }
         if !problems.is_empty() {
             return Ok(Err(problems));
         }
-        execute::apply(&self.ctx, cluster, &bundle, &changes).await?;
-        self.report(source, &Verdict::InForce { bundle: &bundle }).await?;
+        let told = self.report(source, &Verdict::InForce { bundle: &bundle }).await?;
+        let source = told.as_ref().unwrap_or(source);
         execute::tell_put_back(&self.ctx, source, &changes, &sealed).await;
         execute::prune(&self.ctx, cluster, source, &live, &bundle.inventory()).await?;
         Ok(Ok(Arc::new(bundle)))
@@ -210,22 +252,50 @@ impl Reconciler {
         settings: Option<&Settings>,
         verdict: Verdict<'_>,
     ) -> Result<(), ClusterError> {
-        self.report(source, &verdict).await?;
+        let told = self.report(source, &verdict).await?;
+        let source = told.as_ref().unwrap_or(source);
         let (sealed, Some(settings)) = (report::inventory(source), settings) else { return Ok(()) };
         let keys = cluster::keys(&sealed);
         let live = cluster.look(&settings.scope, keys.iter().map(|(key, _)| key)).await?;
         let differing: Vec<_> = keys.iter().filter(|(key, hash)| !cluster.holds(key, hash, &live)).collect();
         if !differing.is_empty() {
             let Some(bundle) = self.sealed(cluster, source, settings).await else { return Ok(()) };
+            let altered = self.altered(cluster, &bundle, &live);
             let changes: Vec<&Policy> = bundle
                 .policies
                 .iter()
                 .filter(|policy| differing.iter().any(|(key, _)| *key == policy.key))
+                .filter(|policy| !altered.iter().any(|problem| problem.is_about(&policy.key)))
                 .collect();
-            execute::apply(&self.ctx, cluster, &bundle, &changes).await?;
+            let altered = execute::apply(&self.ctx, cluster, &bundle, &changes, &live).await?;
+            self.remember(cluster, altered);
             execute::tell_put_back(&self.ctx, source, &changes, &sealed).await;
         }
         execute::prune(&self.ctx, cluster, source, &live, &sealed).await
+    }
+
+    /// Objects that are known to be stored in another way than they are meant: they are not written again and again.
+    fn altered(&self, cluster: &Cluster, bundle: &Bundle, live: &cluster::Live) -> Vec<Problem> {
+        let known = self.memories.of(&cluster.id).altered;
+        let still = |policy: &&Policy| {
+            known.get(&policy.key).filter(|altered| {
+                altered.meant == policy.hash
+                    && altered.since.elapsed() < SLOWEST
+                    && live.get(&policy.key).is_none_or(|found| found.hash == altered.stored)
+            })
+        };
+        let problem =
+            |policy: &Policy| still(&policy).map(|altered| execute::changed(policy, &altered.field));
+        bundle.policies.iter().filter_map(problem).collect()
+    }
+
+    fn remember(&self, cluster: &Cluster, altered: Vec<execute::Changed<'_>>) -> Vec<Problem> {
+        self.memories.change(&cluster.id, |memory| {
+            memory.altered.retain(|_, altered| altered.since.elapsed() < SLOWEST);
+            let known = |(policy, altered): &execute::Changed<'_>| (policy.key.clone(), altered.clone());
+            memory.altered.extend(altered.iter().map(known));
+        });
+        altered.iter().map(|(policy, altered)| execute::changed(policy, &altered.field)).collect()
     }
 
     /// The policies that are sealed: from memory, else from Git by the commit's id.
@@ -236,90 +306,76 @@ impl Reconciler {
         settings: &Settings,
     ) -> Option<Arc<Bundle>> {
         let inventory = report::inventory(source);
-        let known = self.memory.lock().get(&cluster.id).and_then(|memory| memory.sealed.clone());
-        if let Some(bundle) = known.filter(|bundle| bundle.inventory() == inventory) {
+        let memory = self.memories.of(&cluster.id);
+        if let Some(bundle) = memory.sealed.filter(|bundle| report::is_of(bundle, &inventory)) {
             return Some(bundle);
         }
         let commit = source.status.as_ref()?.applied.as_ref()?.commit.clone();
+        // The whole history was asked for and it was not there: not again at each interval.
+        if memory.lost.is_some_and(|(lost, since)| lost == commit && since.elapsed() < SLOWEST) {
+            return None;
+        }
         let reference = gitops::git::Reference::Commit(commit.clone());
         let wanted = Source { reference, ..settings.source.clone() };
-        let found = match self.ask(wanted, None).await {
-            Ok(Outcome::Fetched(fetched)) => parse(&Arc::new(*fetched), settings).await.0,
-            Ok(Outcome::Unchanged) => return None,
+        let found = self.fetching.ask(&self.ctx, &self.memories, &cluster.id, wanted, None).await;
+        let bundle = match found {
+            Ok(Outcome::Fetched(fetched)) => Some(Arc::new(parse(&Arc::new(*fetched), settings).await.0)),
+            Ok(Outcome::Unchanged) => None,
             Err(error) => {
                 tracing::warn!(source = cluster.label, commit, %error, "the sealed commit cannot be put back");
-                return None;
+                None
             }
         };
         // Anything else (a new limit, another path) would not be what is sealed.
-        (found.inventory() == inventory).then(|| Arc::new(found))
-    }
-
-    /// The files of the newest commit; an unchanged head costs one request and no memory.
-    async fn fetch(&self, cluster: &Cluster, settings: &Settings) -> Result<Arc<Fetched>, FetchError> {
-        let remembered = self.memory.lock().get(&cluster.id).and_then(|memory| memory.fetched.clone());
-        let remembered =
-            remembered.filter(|(source, _)| *source == settings.source).map(|(_, fetched)| fetched);
-        let known = remembered.as_ref().map(|fetched| fetched.commit.id.clone());
-        let fetched = match (self.ask(settings.source.clone(), known).await?, remembered) {
-            (Outcome::Unchanged, Some(fetched)) => fetched,
-            (Outcome::Unchanged, None) => return Err(FetchError::Broken),
-            (Outcome::Fetched(fetched), _) => Arc::new(*fetched),
-        };
-        let mut memory = self.memory.lock();
-        let memory = memory.entry(cluster.id.clone()).or_default();
-        memory.failures = 0;
-        memory.fetched = Some((settings.source.clone(), fetched.clone()));
-        Ok(fetched)
-    }
-
-    /// Fetches on a thread that may block; ends early when the operator must stop.
-    async fn ask(&self, source: Source, known: Option<String>) -> Result<Outcome, FetchError> {
-        let limits = Limits::within(FETCH);
-        let (cancel, folder) = (limits.cancel.clone(), self.folder.clone());
-        let mut task = tokio::task::spawn_blocking(move || {
-            gitops::git::fetch(&source, known.as_deref(), &folder, &limits)
+        let bundle = bundle.filter(|bundle| report::is_of(bundle, &inventory));
+        self.memories.change(&cluster.id, |memory| match &bundle {
+            Some(bundle) => memory.sealed = Some(bundle.clone()),
+            None => memory.lost = Some((commit, Instant::now())),
         });
-        let joined = tokio::select! {
-            joined = &mut task => joined,
-            () = self.ctx.shutdown.stopping.cancelled() => {
-                cancel.store(true, std::sync::atomic::Ordering::Relaxed);
-                task.await
-            }
-        };
-        joined.unwrap_or(Err(FetchError::Broken))
-    }
-
-    /// When to ask again after a failure: later each time, if nobody has to do anything about it.
-    fn back_off(&self, cluster: &Cluster, settings: &Settings, error: &FetchError) -> Duration {
-        if !error.is_passing() {
-            return settings.interval;
-        }
-        let mut memory = self.memory.lock();
-        let memory = memory.entry(cluster.id.clone()).or_default();
-        memory.failures = memory.failures.saturating_add(1);
-        let factor = 1 << memory.failures.saturating_sub(1).min(8);
-        settings.interval.saturating_mul(factor).min(SLOWEST.max(settings.interval))
+        bundle
     }
 
     /// Says at once which commit is being looked at.
-    async fn attempted(&self, source: &PolicySource, fetched: &Fetched) -> Result<(), ClusterError> {
+    async fn attempted(
+        &self,
+        source: &PolicySource,
+        fetched: &Fetched,
+    ) -> Result<Option<PolicySource>, ClusterError> {
         let shown = source.status.as_ref().and_then(|status| status.attempted.as_ref());
         if shown.is_some_and(|shown| shown.commit == fetched.commit.id) {
-            return Ok(());
+            return Ok(None);
         }
         self.report(source, &Verdict::Attempting { commit: &fetched.commit }).await
     }
 
-    async fn report(&self, source: &PolicySource, verdict: &Verdict<'_>) -> Result<(), ClusterError> {
+    /// Writes what a pass came to; returns the source as it is then, if it was written.
+    async fn report(
+        &self,
+        source: &PolicySource,
+        verdict: &Verdict<'_>,
+    ) -> Result<Option<PolicySource>, ClusterError> {
         let status = report::status(source, verdict, Timestamp::now());
-        let namespace = source.namespace().unwrap_or_default();
-        let api: Api<PolicySource> = Api::namespaced(self.ctx.client.clone(), &namespace);
-        apply::status(&api, source, source.status.as_ref(), &status).await.map_err(ClusterError::Report)?;
+        let written = self.write(source, &status).await?;
         if let Some((weight, reason, note)) = report::event(source, verdict) {
             self.ctx.events.tell(source, weight, reason, "Reconcile", &note).await;
         }
-        Ok(())
+        Ok(written)
+    }
+
+    async fn write(
+        &self,
+        source: &PolicySource,
+        status: &crds::policy_source::PolicySourceStatus,
+    ) -> Result<Option<PolicySource>, ClusterError> {
+        let namespace = source.namespace().unwrap_or_default();
+        let api: Api<PolicySource> = Api::namespaced(self.ctx.client.clone(), &namespace);
+        match self.ctx.writer.status(&api, source, source.status.as_ref(), status).await? {
+            Reported::Unchanged => Ok(None),
+            Reported::Changed(now) => Ok(Some(*now)),
+            Reported::Raced | Reported::Gone => {
+                Err(ClusterError::Raced(format!("PolicySource {namespace}/{}", source.name_any())))
+            }
+        }
     }
 }
 
@@ -336,7 +392,7 @@ async fn parse(fetched: &Arc<Fetched>, settings: &Settings) -> (Bundle, Vec<Prob
     parsed.await.unwrap_or_else(|_| {
         let what =
             gitops::What::Syntax("the parser failed; this is a mistake of ours, please report it".to_owned());
-        (Bundle { commit, policies: Vec::new() }, vec![Problem::of_commit(what)])
+        (Bundle { commit, policies: Vec::new(), absent: Vec::new() }, vec![Problem::of_commit(what)])
     })
 }
 

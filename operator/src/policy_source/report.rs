@@ -3,15 +3,17 @@
 use crds::PolicySource;
 use crds::policy_source::{CommitStatus, InventoryEntry, PolicySourceStatus};
 use gitops::git::FetchError;
-use gitops::{Bundle, Commit, Problem};
+use gitops::{Bundle, Commit, Problem, What};
 use k8s_openapi::jiff::Timestamp;
 
 use super::settings::Invalid;
-use crate::conditions::{Conditions, Standing};
+use crate::conditions::{Conditions, Standing, State};
 use crate::events::Weight;
 
 /// Most problems that a status lists.
 const LISTED: usize = 20;
+/// Condition of a source some of whose objects are left out.
+const NAMESPACES_MISSING: &str = "NamespacesMissing";
 /// Most problems that a message names.
 const NAMED: usize = 3;
 
@@ -58,6 +60,7 @@ pub fn status(source: &PolicySource, verdict: &Verdict<'_>, now: Timestamp) -> P
     let before = source.status.clone().unwrap_or_default();
     let mut conditions = Conditions::from(&before.conditions, source.metadata.generation, now);
     conditions.stand(&standing(&before, verdict));
+    left_out(&mut conditions, verdict);
     let mut after = PolicySourceStatus {
         observed_generation: source.metadata.generation,
         conditions: conditions.finish(),
@@ -119,20 +122,56 @@ fn standing(before: &PolicySourceStatus, verdict: &Verdict<'_>) -> Standing {
         Verdict::InvalidCommit { commit, problems } => {
             let message =
                 format!("commit {} is not applied: {}; {stays}", short(&commit.id), named(problems));
-            Standing::Stalled { reason: "InvalidCommit", message }
+            Standing::Stalled { reason: reason(problems), message }
         }
-        Verdict::InForce { bundle } => Standing::Ready {
-            message: format!(
-                "commit {} is in force, {} objects",
-                short(&bundle.commit.id),
-                bundle.policies.len()
-            ),
-        },
+        Verdict::InForce { bundle } => {
+            let (commit, objects) = (short(&bundle.commit.id), bundle.policies.len());
+            let left_out = match bundle.absent.len() {
+                0 => String::new(),
+                some => format!("; {some} are left out because their namespaces do not exist"),
+            };
+            Standing::Ready { message: format!("commit {commit} is in force, {objects} objects{left_out}") }
+        }
         Verdict::Failed { message } => Standing::Reconciling {
             reason: "ApplyFailed",
             message: format!("{message}; tried again; {stays}"),
         },
     }
+}
+
+/// Whether it is the commit that is at fault, or what the API server makes of it.
+fn reason(problems: &[Problem]) -> &'static str {
+    let changed = |problem: &Problem| matches!(problem.what, What::ContentChanged { .. });
+    if problems.iter().all(changed) { "ContentChanged" } else { "InvalidCommit" }
+}
+
+/// Names the objects that are left out because their namespaces do not exist.
+fn left_out(conditions: &mut Conditions, verdict: &Verdict<'_>) {
+    let Verdict::InForce { bundle } = verdict else { return };
+    if bundle.absent.is_empty() {
+        return conditions.remove(NAMESPACES_MISSING);
+    }
+    let shown: Vec<_> = bundle.absent.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = match bundle.absent.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let message = format!(
+        "left out until their namespaces exist: {}{more}; create the namespaces, or remove the objects from Git",
+        shown.join(", ")
+    );
+    conditions.set(NAMESPACES_MISSING, State::True, "NamespaceDoesNotExist", &message);
+}
+
+/// Whether a bundle is what a seal lists, apart from what is left out of the bundle.
+pub fn is_of(bundle: &Bundle, inventory: &[InventoryEntry]) -> bool {
+    let absent = |entry: &InventoryEntry| {
+        bundle.absent.iter().any(|key| {
+            key.kind.name() == entry.kind && key.namespace == entry.namespace && key.name == entry.name
+        })
+    };
+    let present = inventory.iter().filter(|entry| !absent(entry));
+    bundle.inventory().iter().eq(present)
 }
 
 fn stays(before: &PolicySourceStatus) -> String {
@@ -163,7 +202,7 @@ pub fn event(source: &PolicySource, verdict: &Verdict<'_>) -> Option<(Weight, &'
         Verdict::Suspended | Verdict::Attempting { .. } | Verdict::Failed { .. } => return None,
         Verdict::Invalid(invalid) => (Weight::Warning, invalid.reason),
         Verdict::FetchFailed(_) => (Weight::Warning, "FetchFailed"),
-        Verdict::InvalidCommit { .. } => (Weight::Warning, "InvalidCommit"),
+        Verdict::InvalidCommit { problems, .. } => (Weight::Warning, reason(problems)),
         Verdict::InForce { bundle } => {
             if before.applied.as_ref().is_some_and(|applied| applied.commit == bundle.commit.id) {
                 return None;

@@ -97,7 +97,7 @@ fn specs_that_cannot_work_are_named() {
         change(&mut source);
         settings::check(&source, scope).map_err(|invalid| invalid.reason)
     };
-    let mesh = || Namespaces::Mesh(std::collections::BTreeSet::new());
+    let mesh = || Namespaces::Mesh(gitops::Reach::default());
     assert!(check(&|_| (), mesh()).is_ok());
     assert_eq!(check(&|source| source.spec.interval = "soon".into(), mesh()), Err("InvalidInterval"));
     assert_eq!(check(&|source| source.spec.interval = "0s".into(), mesh()), Err("InvalidInterval"));
@@ -105,4 +105,24 @@ fn specs_that_cannot_work_are_named() {
     assert_eq!(check(&|source| source.spec.git.path = "../x".into(), mesh()), Err("InvalidPath"));
     assert_eq!(check(&|source| source.metadata.name = Some("a".repeat(60)), mesh()), Err("NameTooLong"));
     assert_eq!(check(&|_| (), Namespaces::Own("system".into())), Err("LocalPathForbidden"));
+}
+
+#[test]
+fn what_is_left_out_is_named_while_the_rest_is_in_force() {
+    let whole = bundle("a");
+    let absent =
+        Bundle { absent: vec![whole.policies[0].key.clone()], policies: Vec::new(), ..whole.clone() };
+    let missing = |source: &PolicySource| {
+        let conditions = source.status.clone().unwrap().conditions;
+        conditions.into_iter().find(|condition| condition.type_ == NAMESPACES_MISSING).map(|c| c.message)
+    };
+    let partial = after(&source(), &Verdict::InForce { bundle: &absent }, 10);
+    assert!(missing(&partial).unwrap().contains("TrafficSplit b/a"));
+    let words =
+        "commit aaaaaaaaaaaa is in force, 0 objects; 1 are left out because their namespaces do not exist";
+    assert_eq!((ready(&partial).0.as_str(), ready(&partial).2.as_str()), ("True", words));
+    assert_eq!(missing(&after(&partial, &Verdict::InForce { bundle: &whole }, 20)), None);
+    // What is sealed can be put back also while a namespace of it is gone.
+    assert!(is_of(&absent, &whole.inventory()) && is_of(&whole, &whole.inventory()));
+    assert!(!is_of(&whole, &[]));
 }

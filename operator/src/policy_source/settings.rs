@@ -6,12 +6,13 @@ use std::time::Duration;
 use crds::labels::MESH;
 use crds::{MeshConfig, PolicySource};
 use gitops::git::{Place, Source};
-use gitops::{Namespaces, Scope};
+use gitops::{Namespaces, Reach, Scope};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
 use super::cluster::{ClusterError, label_of};
+use crate::control_plane::namespaces::age;
 
 /// A repository is not asked more often.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -46,18 +47,31 @@ pub async fn gather(
     let namespace = source.namespace().unwrap_or_default();
     let meshes: Api<MeshConfig> = Api::all(client.clone());
     let meshes = meshes.list(&ListParams::default()).await.map_err(ClusterError::read("MeshConfigs"))?;
-    let mesh = meshes.iter().filter(|mesh| mesh.spec.namespace == namespace).map(ResourceExt::name_any).min();
+    let mesh = owner(&meshes.items, &namespace);
     let scope = match mesh {
         None => Namespaces::Own(namespace),
         Some(mesh) => {
             let namespaces: Api<Namespace> = Api::all(client.clone());
-            let of_mesh = ListParams::default().labels(&format!("{MESH}={mesh}"));
-            let list = namespaces.list_metadata(&of_mesh).await.map_err(ClusterError::read("namespaces"))?;
-            let names: BTreeSet<_> = list.iter().map(ResourceExt::name_any).chain([namespace]).collect();
-            Namespaces::Mesh(names)
+            let all = ListParams::default();
+            let list = namespaces.list_metadata(&all).await.map_err(ClusterError::read("namespaces"))?;
+            // In one that is being deleted nothing can be made any more.
+            let alive: Vec<_> = list.iter().filter(|n| n.metadata.deletion_timestamp.is_none()).collect();
+            let of_mesh = alive.iter().filter(|n| n.labels().get(MESH) == Some(&mesh));
+            let members: BTreeSet<_> = of_mesh.map(|n| n.name_any()).chain([namespace]).collect();
+            let existing = alive.iter().map(|n| n.name_any()).chain(members.iter().cloned()).collect();
+            Namespaces::Mesh(Reach { members, existing })
         }
     };
     Ok(check(source, scope))
+}
+
+/// The mesh whose control plane a namespace holds: the oldest of those that say so, as everywhere
+/// ([`crate::control_plane::namespaces`]). A later one takes nothing from it.
+fn owner(meshes: &[MeshConfig], namespace: &str) -> Option<String> {
+    let here = meshes.iter().filter(|mesh| mesh.spec.namespace == namespace);
+    here.filter(|mesh| mesh.metadata.deletion_timestamp.is_none())
+        .min_by_key(|mesh| age(mesh))
+        .map(ResourceExt::name_any)
 }
 
 /// Pure.
@@ -83,4 +97,30 @@ pub fn check(source: &PolicySource, scope: Scope) -> Result<Settings, Invalid> {
         return Err(invalid("LocalPathForbidden", message));
     }
     Ok(Settings { source: git, interval, scope })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+
+    fn mesh(name: &str, created: i64, namespace: &str) -> MeshConfig {
+        let spec = serde_json::json!({"version": "0.2.0", "namespace": namespace});
+        let mut mesh = MeshConfig::new(name, serde_json::from_value(spec).unwrap());
+        mesh.metadata.creation_timestamp = Some(Time(Timestamp::from_second(created).unwrap()));
+        mesh
+    }
+
+    #[test]
+    fn a_rival_mesh_takes_no_namespace_from_an_older_one() {
+        let (old, rival) = (mesh("old", 10, "system"), mesh("a-rival", 20, "system"));
+        let elsewhere = mesh("elsewhere", 1, "other");
+        let all = [rival.clone(), elsewhere, old.clone()];
+        assert_eq!(owner(&all, "system").as_deref(), Some("old"));
+        let mut leaving = old;
+        leaving.metadata.deletion_timestamp = Some(Time(Timestamp::from_second(30).unwrap()));
+        assert_eq!(owner(&[leaving, rival], "system").as_deref(), Some("a-rival"));
+        assert_eq!(owner(&all, "team"), None);
+    }
 }

@@ -8,6 +8,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use upgrades::Action;
 use upgrades::facts::{Kind, WorkloadId};
+use upgrades::ledger::Did;
 
 use super::gather::Gathered;
 use super::slots::{self, Swap};
@@ -25,54 +26,71 @@ pub enum Done {
     Yes,
     /// What was expected is not there any more.
     Changed,
-    /// The API server refuses, and says why.
+    /// A budget has nothing left; it will.
+    Busy(String),
+    /// The API server refuses, and says why: rights, a quota, somebody's admission webhook.
     Refused(String),
+    /// No answer, or one that nobody expects: whether it was done is to be observed.
+    Unknown(String),
 }
 
-/// Why an upgrade's pass failed.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {action}")]
-pub struct ExecuteError {
-    /// What was being done.
-    action: String,
-    /// The API server's words.
-    #[source]
-    source: Box<kube::Error>,
+impl Done {
+    /// As the record has it.
+    #[must_use]
+    pub fn did(&self) -> Did {
+        match self {
+            Self::Yes => Did::Yes,
+            Self::Changed => Did::Changed,
+            Self::Busy(why) | Self::Refused(why) => Did::Refused(why.clone()),
+            Self::Unknown(why) => Did::Unknown(why.clone()),
+        }
+    }
 }
 
-/// Executes the actions in order; returns what was refused, in words.
-///
-/// # Errors
-/// The first thing that fails in a way that nobody expects; what came before it is done.
+/// Executes the actions in order, each whatever became of the others, and says what came of each.
 pub async fn execute(
     ctx: &Context,
     mesh: &MeshConfig,
     record: &MeshUpgrade,
     actions: &[Action],
     gathered: &Gathered,
-) -> Result<Vec<String>, ExecuteError> {
-    let mut refused = Vec::new();
+) -> Vec<(Action, Done)> {
+    let mut all = Vec::new();
     for action in actions {
-        let done = act(ctx, action, gathered)
-            .await
-            .map_err(|source| ExecuteError { action: action.to_string(), source: Box::new(source) })?;
+        let done = match act(ctx, action, gathered).await {
+            Ok(done) => done,
+            Err(error) => failed(&error),
+        };
         match &done {
             Done::Yes => tell(ctx, mesh, record, action, gathered).await,
             Done::Changed => tracing::info!(%action, "not done: it has changed meanwhile"),
-            Done::Refused(why) => {
-                tracing::info!(%action, why, "refused");
-                refused.push(format!("{action}: {why}"));
-            }
+            Done::Busy(why) | Done::Refused(why) => tracing::info!(%action, why, "refused"),
+            Done::Unknown(why) => tracing::warn!(%action, why, "failed"),
         }
+        all.push((action.clone(), done));
     }
-    Ok(refused)
+    all
+}
+
+/// What an error of the API server means for what was tried.
+fn failed(error: &kube::Error) -> Done {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 404 | 409) => Done::Changed,
+        kube::Error::Api(status) if status.code == 429 => Done::Busy(status.message.clone()),
+        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
+            Done::Refused(status.message.clone())
+        }
+        error => Done::Unknown(runtime::logging::chain(error)),
+    }
 }
 
 async fn act(ctx: &Context, action: &Action, gathered: &Gathered) -> Result<Done, kube::Error> {
     let client = &ctx.client;
     match action {
         Action::Relabel { namespace, expect: _, to } => {
-            relabel(client, namespace, gathered.namespaces.get(namespace), to).await
+            // Without the version that was seen there is nothing to hold the write against.
+            let Some(version) = gathered.namespaces.get(namespace) else { return Ok(Done::Changed) };
+            relabel(client, namespace, version, to).await
         }
         Action::Evict { namespace, workload: _, pod, uid, cost: _ } => {
             evict(client, namespace, pod, uid).await
@@ -84,7 +102,8 @@ async fn act(ctx: &Context, action: &Action, gathered: &Gathered) -> Result<Done
                 .await
         }
         Action::Surge { namespace, deployment, expect: _, mark } => {
-            let version = gathered.deployments.get(&(namespace.clone(), deployment.clone()));
+            let key = (namespace.clone(), deployment.clone());
+            let Some(version) = gathered.deployments.get(&key) else { return Ok(Done::Changed) };
             surge(client, namespace, deployment, version, mark).await
         }
         // The report writes it.
@@ -92,12 +111,7 @@ async fn act(ctx: &Context, action: &Action, gathered: &Gathered) -> Result<Done
     }
 }
 
-async fn relabel(
-    client: &Client,
-    namespace: &str,
-    version: Option<&String>,
-    to: &str,
-) -> Result<Done, kube::Error> {
+async fn relabel(client: &Client, namespace: &str, version: &str, to: &str) -> Result<Done, kube::Error> {
     let api: Api<Namespace> = Api::all(client.clone());
     let body = json!({
         "apiVersion": "v1",
@@ -105,14 +119,14 @@ async fn relabel(
         "metadata": {"name": namespace, "resourceVersion": version, "labels": {labels::REVISION: to}},
     });
     let params = PatchParams::apply(REVISION_MANAGER).force();
-    expected(api.patch_metadata(namespace, &params, &Patch::Apply(body)).await)
+    api.patch_metadata(namespace, &params, &Patch::Apply(body)).await.map(|_| Done::Yes)
 }
 
 async fn surge(
     client: &Client,
     namespace: &str,
     deployment: &str,
-    version: Option<&String>,
+    version: &str,
     mark: &str,
 ) -> Result<Done, kube::Error> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
@@ -123,16 +137,7 @@ async fn surge(
         "spec": {"template": {"metadata": {"annotations": {labels::MOVED_TO: mark}}}},
     });
     let params = PatchParams::apply(MANAGER).force();
-    expected(api.patch(deployment, &params, &Patch::Apply(body)).await)
-}
-
-/// Changed or gone since it was read: not done, and no error.
-fn expected<T>(answer: Result<T, kube::Error>) -> Result<Done, kube::Error> {
-    match answer {
-        Ok(_) => Ok(Done::Yes),
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(Done::Changed),
-        Err(error) => Err(error),
-    }
+    api.patch(deployment, &params, &Patch::Apply(body)).await.map(|_| Done::Yes)
 }
 
 /// Evicts a pod, if it still is the one that was seen. The client must not repeat requests by itself
@@ -155,11 +160,9 @@ async fn evict(client: &Client, namespace: &str, pod: &str, uid: &str) -> Result
         .body(serde_json::to_vec(&body).map_err(kube::Error::SerdeError)?)
         .map_err(kube::Error::HttpError)?;
     match client.request::<serde_json::Value>(request).await {
-        // A budget, more than one budget (500), or somebody's admission webhook (400, 403).
-        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 429 | 500) => {
-            Ok(Done::Refused(status.message.clone()))
-        }
-        answer => expected(answer),
+        // More than one budget covers it.
+        Err(kube::Error::Api(status)) if status.code == 500 => Ok(Done::Refused(status.message.clone())),
+        answer => answer.map(|_| Done::Yes),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::fleet::ProxyReport;
 use crds::mesh_config::UpgradeStrategy;
-use crds::{MeshConfig, labels};
+use crds::{MeshConfig, MeshUpgrade, labels};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
@@ -12,7 +12,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::core::{PartialObjectMeta, Selector, SelectorExt};
-use upgrades::facts::{Budget, Kind, Proxy, Readiness, Rollout, Strategy, Workload, WorkloadId};
+use upgrades::facts::{
+    Budget, Kind, Proxy, Readiness, Rollout, Seen, Strategy, Streams, Workload, WorkloadId,
+};
 
 use super::slots;
 use crate::fleet::FleetView;
@@ -164,13 +166,10 @@ pub fn workload_of(pod: &Pod, replica_sets: &BTreeMap<String, Option<OwnerRefere
         Some(Some(above)) if owner.kind == "ReplicaSet" => above,
         _ => owner,
     };
-    let kind = match owner.kind.as_str() {
-        "Deployment" => Kind::Deployment,
-        "StatefulSet" => Kind::StatefulSet,
-        "DaemonSet" => Kind::DaemonSet,
-        "ReplicaSet" => Kind::ReplicaSet,
-        "Job" => Kind::Job,
-        other => Kind::Other(other.to_owned()),
+    // Only a pod that nothing owns is a workload of its own.
+    let kind = match Kind::named(&owner.kind) {
+        Kind::Pod => Kind::Other(owner.kind.clone()),
+        kind => kind,
     };
     WorkloadId { name: owner.name.clone(), kind }
 }
@@ -224,6 +223,31 @@ fn proxy(pod: &Pod, fleet: Option<&FleetView>) -> Proxy {
         },
         None if fleet.complete() => Proxy::NotConnected,
         None => Proxy::Unknown,
+    }
+}
+
+/// Who is connected to the controllers of which release, and which of these could not be asked.
+#[must_use]
+pub fn streams(fleet: &FleetView) -> BTreeMap<String, Streams> {
+    let mut all: BTreeMap<String, Streams> = BTreeMap::new();
+    for (release, pods) in &fleet.streams {
+        all.entry(release.clone()).or_default().pods.extend(pods.iter().cloned());
+    }
+    for (pod, why) in &fleet.missing {
+        if let Some(release) = fleet.releases.get(pod) {
+            all.entry(release.clone()).or_default().silent.insert(pod.clone(), why.clone());
+        }
+    }
+    all
+}
+
+/// Whether the control-plane reconciler has seen this leg of this record.
+#[must_use]
+pub fn seen(mesh: &MeshConfig, record: &MeshUpgrade, leg: i64) -> Seen {
+    let seen = mesh.status.as_ref().and_then(|status| status.upgrade_seen.as_ref());
+    match seen {
+        Some(seen) if Some(&seen.uid) == record.metadata.uid.as_ref() && seen.leg == leg => Seen::Yes,
+        _ => Seen::NotYet,
     }
 }
 

@@ -13,7 +13,7 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use upgrades::facts::{Kind, Observed, Rollout, Stray, WorkloadId};
+use upgrades::facts::{Kind, Observed, Rollout, Stray, WaveId, WorkloadId};
 
 use super::facts::{self, Owner};
 use crate::context::Context;
@@ -48,6 +48,23 @@ struct Lists {
     pods: Vec<Pod>,
 }
 
+/// What the record says, as far as a plan is made from it.
+#[derive(Debug, Clone, Default)]
+pub struct Remembered {
+    /// Seconds since 1970.
+    pub now: u64,
+    /// For how long each wave was watched.
+    pub soaks: BTreeMap<WaveId, u64>,
+    /// Number of the current leg.
+    pub leg: i64,
+}
+
+/// The time, in seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    u64::try_from(Timestamp::now().as_second()).unwrap_or(0)
+}
+
 /// Reads everything about an upgrade.
 ///
 /// # Errors
@@ -57,14 +74,12 @@ pub async fn gather(
     mesh: &MeshConfig,
     record: &MeshUpgrade,
     fleet: Option<&FleetView>,
+    remembered: Remembered,
 ) -> Result<Gathered, kube::Error> {
     let name = mesh.name_any();
     let lists = read(&ctx.client, &name).await?;
-    let status = record.status.clone().unwrap_or_default();
-    let soaks = status.soaks.iter().filter_map(|soak| {
-        let since: Timestamp = soak.since.parse().ok()?;
-        Some((soak.wave.clone(), u64::try_from(since.as_second()).ok()?))
-    });
+    let Remembered { now, soaks, leg } = remembered;
+    let steps = record.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
     let control_plane: Vec<_> = lists
         .deployments
         .iter()
@@ -75,13 +90,16 @@ pub async fn gather(
         mesh.status.as_ref().and_then(|status| status.version.clone()).unwrap_or_default().effective;
     let mut gathered = Gathered {
         observed: Observed {
-            now: u64::try_from(Timestamp::now().as_second()).unwrap_or(0),
+            now,
             catalogue: ctx.catalogue.clone(),
             effective,
             revisions: facts::revisions(&name, &control_plane, &lists.webhooks),
             namespaces: BTreeMap::new(),
             strays: BTreeSet::new(),
-            soaks: soaks.collect(),
+            soaks,
+            streams: fleet.map(facts::streams),
+            control_plane: facts::seen(mesh, record, leg),
+            unhealthy: upgrades::ledger::unhealthy(steps, leg),
         },
         references: BTreeMap::new(),
         deployments: BTreeMap::new(),

@@ -1,11 +1,14 @@
 //! Upgrades: finds or makes the record, plans, has the plan checked, executes what may be done now, and reports.
 //!
 //! ```text
-//!  MeshConfig, MeshUpgrades ─▶ decide ─▶ gather ─▶ plan ─▶ check ─▶ execute ─▶ report ─▶ again in a second
-//!                                         facts    └─── crate upgrades ───┘
+//!  MeshConfig, MeshUpgrades ─▶ decide ─▶ gather ─▶ plan ─▶ check ─▶ intend ─▶ execute ─▶ settle ─▶ again in a second
+//!                                         facts    └─ crate upgrades ──┘  └ record ┘       └ record ┘
 //! ```
-//! Everything is computed from observation at every pass, so the operator may die after any line. The
-//! control-plane reconciler brings revisions up and removes them; here namespaces and pods are moved.
+//! What to do is computed from observation at every pass, so the operator may die after any line; what was done is
+//! written down, before it is done, against the version of the record that the pass began with: of two operators that
+//! think they lead, one changes nothing. The control-plane reconciler brings revisions up and removes them, and says
+//! which way it has seen the upgrade go (`status.upgradeSeen` of the MeshConfig); here namespaces and pods are moved, not
+//! before that, and here is decided when a revision may be removed (`status.retire` of the record).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +22,18 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use upgrades::facts::{Approval, Wave};
+use upgrades::ledger;
 use upgrades::records::{Decision, Idle};
 use upgrades::{Desired, Plan};
 
 use crate::context::Context;
 use crate::events::Weight;
 use crate::fleet::FleetView;
+use crate::pace::Pace;
 
-use report::{Held, Outcome};
+use gather::Remembered;
+use report::{Held, Outcome, Written};
+use watches::Watches;
 
 pub mod execute;
 pub mod facts;
@@ -36,6 +43,7 @@ pub mod report;
 pub mod slots;
 #[cfg(test)]
 mod tests;
+pub mod watches;
 
 /// How soon an upgrade that runs is looked at again.
 const RUNNING: Duration = Duration::from_secs(1);
@@ -43,6 +51,8 @@ const RUNNING: Duration = Duration::from_secs(1);
 const RESTING: Duration = Duration::from_secs(60);
 /// How soon a failed pass is tried again.
 const FAILED: Duration = Duration::from_secs(3);
+/// Shortest time between the beginnings of two passes over a mesh: what a pass writes wakes it too.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Workloads on the move at once, after the first sidecar of the new release has proven itself. Each of them lacks at
 /// most one pod, and every budget holds, whatever this number is; it bounds how many new pods a cluster has to start
@@ -73,9 +83,6 @@ pub enum Error {
     /// Something could not be read.
     #[error("cannot read the facts of the upgrade")]
     Gather(#[from] kube::Error),
-    /// Something could not be done.
-    #[error("cannot execute the plan")]
-    Execute(#[from] execute::ExecuteError),
     /// Something could not be written.
     #[error("cannot write the record")]
     Apply(#[from] crate::apply::ApplyError),
@@ -92,6 +99,8 @@ pub async fn run(ctx: Arc<Context>) -> anyhow::Result<()> {
 struct State {
     ctx: Arc<Context>,
     sidecars: Arc<dyn Sidecars>,
+    watches: Watches,
+    pace: Pace,
 }
 
 /// Like [`run`], with another source of the state of sidecars.
@@ -102,7 +111,7 @@ pub async fn run_with(ctx: Arc<Context>, sidecars: Arc<dyn Sidecars>) -> anyhow:
     let stopping = ctx.shutdown.stopping.clone();
     let meshes: Api<MeshConfig> = Api::all(ctx.client.clone());
     let upgrades: Api<MeshUpgrade> = Api::all(ctx.client.clone());
-    let state = Arc::new(State { ctx, sidecars });
+    let state = Arc::new(State { ctx, sidecars, watches: Watches::default(), pace: Pace::new(PAUSE) });
     Controller::new(meshes, watcher::Config::default())
         .watches(upgrades, watcher::Config::default(), |upgrade| Some(ObjectRef::new(&upgrade.spec.mesh)))
         .graceful_shutdown_on(async move { stopping.cancelled().await })
@@ -121,13 +130,16 @@ fn failed(_: Arc<MeshConfig>, error: &Error, state: Arc<State>) -> Requeue {
 
 async fn reconcile(mesh: Arc<MeshConfig>, state: Arc<State>) -> Result<Requeue, Error> {
     let ctx = &state.ctx;
+    if let Some(wait) = state.pace.wait(&mesh.name_any()) {
+        return Ok(Requeue::requeue(wait));
+    }
     // Read again: what a watch remembers may be older than what this reconciler wrote a moment ago.
     let meshes: Api<MeshConfig> = Api::all(ctx.client.clone());
     let Some(mesh) = meshes.get_opt(&mesh.name_any()).await? else { return Ok(Requeue::await_change()) };
     if mesh.metadata.deletion_timestamp.is_some() {
         return Ok(Requeue::await_change());
     }
-    let running = Box::pin(pass(ctx, state.sidecars.as_ref(), &mesh)).await?;
+    let running = Box::pin(pass(ctx, state.sidecars.as_ref(), &state.watches, &mesh)).await?;
     ctx.metrics.reconciled("upgrade", true);
     Ok(Requeue::requeue(if running { RUNNING } else { RESTING }))
 }
@@ -136,7 +148,12 @@ async fn reconcile(mesh: Arc<MeshConfig>, state: Arc<State>) -> Result<Requeue, 
 ///
 /// # Errors
 /// [`Error`]; whatever was done before stays done, and the next pass goes on from there.
-pub async fn pass(ctx: &Context, sidecars: &dyn Sidecars, mesh: &MeshConfig) -> Result<bool, Error> {
+pub async fn pass(
+    ctx: &Context,
+    sidecars: &dyn Sidecars,
+    watches: &Watches,
+    mesh: &MeshConfig,
+) -> Result<bool, Error> {
     let name = mesh.name_any();
     let effective =
         mesh.status.as_ref().and_then(|status| status.version.clone()).unwrap_or_default().effective;
@@ -154,7 +171,7 @@ pub async fn pass(ctx: &Context, sidecars: &dyn Sidecars, mesh: &MeshConfig) -> 
         }
         Decision::Continue(name) => {
             if let Some(record) = find(&name) {
-                advance(ctx, sidecars, mesh, record, None).await?;
+                advance(ctx, sidecars, watches, mesh, record, None).await?;
             }
         }
         Decision::Hold { name, why } => {
@@ -163,7 +180,7 @@ pub async fn pass(ctx: &Context, sidecars: &dyn Sidecars, mesh: &MeshConfig) -> 
                     reason: why.reason(),
                     message: format!("the MeshConfig asks for what cannot be: {why}"),
                 };
-                advance(ctx, sidecars, mesh, record, Some(held)).await?;
+                advance(ctx, sidecars, watches, mesh, record, Some(held)).await?;
             }
         }
         Decision::Supersede { name, by } => {
@@ -196,26 +213,63 @@ async fn rest(ctx: &Context, mesh: &MeshConfig, idle: &Idle) {
     }
 }
 
-/// One pass over a record that is not over.
+/// One pass over a record that is not over. Whatever becomes of it, the record says so.
 async fn advance(
     ctx: &Context,
     sidecars: &dyn Sidecars,
+    watches: &Watches,
     mesh: &MeshConfig,
     record: &MeshUpgrade,
     held: Option<Held>,
 ) -> Result<(), Error> {
     let (desired, held) = desired(mesh, record, held);
+    let before = record.status.clone().unwrap_or_default();
+    let now = gather::now();
+    let legs = ledger::legs(&before, &desired, now);
+    let leg = ledger::number(&legs);
+    let watched = watches.look(&record.uid().unwrap_or_default(), leg, &before.soaks, &desired, now);
     let fleet = sidecars.gather(ctx, mesh).await;
-    let gathered = gather::gather(ctx, mesh, record, fleet.as_ref()).await?;
+    let remembered = Remembered { now, soaks: watched.seconds, leg };
+    let gathered = match gather::gather(ctx, mesh, record, fleet.as_ref(), remembered).await {
+        Ok(gathered) => gathered,
+        Err(error) => {
+            report::unread(ctx, record, &error).await?;
+            return Err(error.into());
+        }
+    };
     let plan: Plan = upgrades::plan(&gathered.observed, &desired);
     let notes = upgrades::check(&plan, &gathered.observed);
-    let refused = if notes.is_empty() {
-        execute::execute(ctx, mesh, record, &plan.actions, &gathered).await?
-    } else {
+    if !notes.is_empty() {
         tracing::error!(?notes, %plan, "the plan breaks a rule and is not executed");
-        Vec::new()
+    }
+    let actions = if notes.is_empty() { plan.actions.as_slice() } else { &[] };
+    let pass = ledger::Pass { plan: &plan, observed: &gathered.observed, legs: &legs, actions };
+    let mut page = report::Page {
+        steps: ledger::intend(&before.steps, &pass),
+        notices: ledger::notices(&before, &plan),
+        legs: legs.clone(),
+        soaks: watched.record,
     };
-    report::report(ctx, mesh, record, &plan, &Outcome { refused, notes, held }).await
+    let outcome = Outcome { done: Vec::new(), notes: notes.clone(), held: held.clone() };
+    let mut record = record.clone();
+    if actions.iter().any(upgrades::Action::moves) {
+        // Nothing is done that is not written down, and nothing by somebody who knows an older record.
+        match report::write(ctx, &record, report::status(&record, &plan, &page, &outcome)).await? {
+            Written::Yes(written) => record = *written,
+            Written::Changed => {
+                tracing::info!(
+                    record = record.name_any(),
+                    "the record has changed meanwhile; looked at again"
+                );
+                return Ok(());
+            }
+        }
+    }
+    let done = execute::execute(ctx, mesh, &record, actions, &gathered).await;
+    let did: Vec<_> = done.iter().map(|(action, done)| (action.clone(), done.did())).collect();
+    page.steps = ledger::settle(&page.steps, &did);
+    page.soaks = report::soaks(page.soaks, leg, &done, &desired);
+    report::report(ctx, mesh, &record, &before, &plan, &page, &Outcome { done, notes, held }).await
 }
 
 /// What the MeshConfig and the record say; what cannot be understood holds the upgrade.

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
-use upgrades::facts::{Slot, Slots};
+use upgrades::facts::{Format, Slot, Slots};
 
 use super::execute::Done;
 
@@ -25,6 +25,7 @@ pub fn of(pod: &Pod, serving: Option<&str>) -> Option<Slots> {
     let drain = variable(labels::SWAP_DRAIN_ENV).and_then(|text| text.parse().ok());
     Some(Slots {
         injected: variable("MESHWRIGHT_REVISION")?,
+        format: Format::parse(annotation(labels::POD_FORMAT)),
         live: annotation(labels::LIVE_SLOT).and_then(Slot::parse)?,
         swapped_at: annotation(labels::SWAPPED_AT).and_then(|text| text.parse().ok()),
         drain_seconds: drain.unwrap_or_else(|| labels::SWAP_DRAIN_SECONDS.into()),
@@ -91,21 +92,13 @@ pub struct Swap<'a> {
 /// kubelet sees all or nothing.
 ///
 /// # Errors
-/// When the pod cannot be read or patched in a way that nobody expects.
+/// As the API server says.
 pub async fn swap(client: &Client, swap: &Swap<'_>) -> Result<Done, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), swap.namespace);
     let Some(pod) = pods.get_opt(swap.pod).await? else { return Ok(Done::Changed) };
     let Some(body) = patch(&pod, swap) else { return Ok(Done::Changed) };
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-    match pods.patch(swap.pod, &params, &Patch::Strategic(body)).await {
-        // Somebody's admission webhook or quota.
-        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
-            Ok(Done::Refused(status.message.clone()))
-        }
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Done::Changed),
-        Err(error) => Err(error),
-        Ok(_) => Ok(Done::Yes),
-    }
+    pods.patch(swap.pod, &params, &Patch::Strategic(body)).await.map(|_| Done::Yes)
 }
 
 /// The patch; none when the pod isn't what the plan was made for.
@@ -182,6 +175,7 @@ mod tests {
         let slots = of(&pod("containers"), Some("0.1.0")).unwrap();
         let expected = Slots {
             injected: "0.1.0".to_owned(),
+            format: Format::Unnumbered,
             live: Slot::A,
             swapped_at: Some(12),
             drain_seconds: 60,

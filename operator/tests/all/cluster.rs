@@ -6,13 +6,15 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use gitops::worker::{Addresses, Program};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
-use operator::context::{Context, OwnPod, Settings};
+use operator::context::{Context, Git, OwnPod, Settings};
 use prometheus_client::registry::Registry;
+use runtime::lease::Mandate;
 use runtime::shutdown::Shutdown;
 use serde_json::json;
 use upgrades::Catalogue;
@@ -22,7 +24,7 @@ pub const OPERATOR_USER: &str = "system:serviceaccount:meshwright-system:meshwri
 /// Much longer than anything takes; a test that waits so long has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-fn kubeconfig() -> PathBuf {
+pub fn kubeconfig() -> PathBuf {
     let path = std::env::var_os(VARIABLE).unwrap_or_else(|| {
         panic!(
             "{VARIABLE} is not set. These tests need a real API server: run `tests/cluster/cluster up --tier api \
@@ -50,16 +52,21 @@ fn kubectl(args: &[&str]) {
     assert!(output.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Definitions, namespace and rights as `kubectl apply -k config/default` brings them, and a running operator.
+/// Definitions, namespace and rights as `kubectl apply -k config/default` brings them.
+pub fn prepare() {
+    kubectl(&["apply", "-k", "config/crd"]);
+    kubectl(&["wait", "--for=condition=Established", "crd/meshconfigs.meshwright.io", "--timeout=30s"]);
+    kubectl(&["wait", "--for=condition=Established", "crd/policysources.meshwright.io", "--timeout=30s"]);
+    kubectl(&["wait", "--for=condition=Established", "crd/meshupgrades.meshwright.io", "--timeout=30s"]);
+    kubectl(&["apply", "-f", "config/operator/namespace.yaml"]);
+    kubectl(&["apply", "-k", "config/rbac"]);
+}
+
+/// What [`prepare`] brings, and a running operator.
 pub async fn with_operator() -> Client {
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
-        kubectl(&["apply", "-k", "config/crd"]);
-        kubectl(&["wait", "--for=condition=Established", "crd/meshconfigs.meshwright.io", "--timeout=30s"]);
-        kubectl(&["wait", "--for=condition=Established", "crd/policysources.meshwright.io", "--timeout=30s"]);
-        kubectl(&["wait", "--for=condition=Established", "crd/meshupgrades.meshwright.io", "--timeout=30s"]);
-        kubectl(&["apply", "-f", "config/operator/namespace.yaml"]);
-        kubectl(&["apply", "-k", "config/rbac"]);
+        prepare();
         std::thread::spawn(operator);
     });
     client(None).await
@@ -94,8 +101,13 @@ pub fn context(client: Client, pod: Option<OwnPod>) -> Arc<Context> {
         catalogue: Catalogue::embedded(),
         cluster_domain: "cluster.local".into(),
         pod,
+        git: Git {
+            program: Program::at(env!("CARGO_BIN_EXE_meshwright-operator")),
+            // The tests' servers are on this machine.
+            addresses: Addresses { allowed: vec!["127.0.0.0/8".parse().unwrap()], refused: Vec::new() },
+        },
     };
-    Context::new(client, settings, &mut Registry::default(), Shutdown::default())
+    Context::new(client, Mandate::unlimited(1), settings, &mut Registry::default(), Shutdown::default())
 }
 
 /// The reconcilers of control plane and policy sources, on a runtime of its own because each test's ends with the test.

@@ -10,5 +10,6 @@ mod control_plane;
 mod lease;
 mod policy_source;
 mod rights;
+mod root;
 mod rotation;
 mod upgrade;

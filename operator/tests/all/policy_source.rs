@@ -254,8 +254,7 @@ async fn a_platform_source_reaches_the_namespaces_of_its_mesh_only() {
     // A control plane's namespace may use the operator's own file system.
     let url: &Path = &scene.tree.path;
     scene.source("policies", json!({"git": {"url": url}, "interval": "1s"})).await;
-    let words =
-        ["b.yaml:4:", "gs-outside/buyer is in a namespace that does not exist or is not part of the mesh"];
+    let words = ["b.yaml:4:", "gs-outside/buyer is in a namespace that is not part of the mesh"];
     scene.refused("policies", "InvalidCommit", &[&bad[..12], words[0], words[1]]).await;
     scene.tree.git(&["rm", "-q", "b.yaml"]);
     let good = scene.tree.commit("two", &[]);

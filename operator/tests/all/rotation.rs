@@ -56,11 +56,17 @@ impl Scene {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), SYSTEM);
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), SYSTEM);
         let _ = maps.delete(labels::TRUST_BUNDLE, &DeleteParams::default()).await;
-        until("an earlier run's roots to be collected", || async {
-            let left = secrets.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-            let roots =
-                left.iter().filter(|secret| secret.name_any().starts_with(labels::ROOT_SECRET)).count();
-            if roots == 0 { Ok(()) } else { Err(format!("{roots} are left")) }
+        until("an earlier run's roots to be gone", || async {
+            if self.meshes.get_opt(MESH).await.map_err(|error| error.to_string())?.is_some() {
+                return Err("the MeshConfig is still there".to_owned());
+            }
+            // They outlive their MeshConfig.
+            let mut left = 0;
+            for name in [labels::ROOT_SECRET, labels::OTHER_ROOT_SECRET] {
+                let gone = secrets.delete(name, &DeleteParams::default()).await;
+                left += usize::from(!matches!(gone, Err(kube::Error::Api(status)) if status.is_not_found()));
+            }
+            if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
         })
         .await;
     }

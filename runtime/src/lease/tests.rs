@@ -87,3 +87,26 @@ fn senseless_durations_are_bounded() {
     assert_eq!(Record::of(&lease(Some("b"), NOW, i32::MAX, "1")).duration, seconds(300));
     assert_eq!(Record::of(&Lease::default()).holder, None);
 }
+
+#[test]
+fn a_mandate_is_over_by_our_own_clock() {
+    let mandate = Mandate::default();
+    assert_eq!(mandate.check(), Err(Deposed), "nothing is granted yet");
+    mandate.grant(3, Instant::now() + seconds(600));
+    assert_eq!(mandate.clone().check(), Ok(3));
+    // Whoever was stopped for longer than that finds it over, before anybody tells.
+    mandate.grant(3, Instant::now());
+    assert_eq!(mandate.check(), Err(Deposed));
+    mandate.grant(4, Instant::now() + seconds(600));
+    mandate.end();
+    assert_eq!(mandate.check(), Err(Deposed));
+    assert_eq!(Mandate::unlimited(9).check(), Ok(9));
+}
+
+#[test]
+fn the_highest_term_that_was_seen_is_outranked() {
+    let mandate = Mandate::default();
+    mandate.outrank(5);
+    mandate.outrank(3);
+    assert_eq!(mandate.outranked_by(), Some(5));
+}

@@ -67,7 +67,9 @@ impl Story {
     pub fn clean(&mut self) -> anyhow::Result<()> {
         let known = output(self.cluster.kubectl().args(["get", "crd", "-o", "name"]))?;
         if known.contains("meshconfigs.meshwright.io") {
-            stream(self.cluster.meshwright().args(["uninstall", "--yes"]))?;
+            // Its applications still run with their sidecars; they go next.
+            let all = ["uninstall", "--yes", "--force", "--with-root", "--with-policies"];
+            stream(self.cluster.meshwright().args(all))?;
         }
         // Nobody waits for these pods' requests any more.
         for namespace in NAMESPACES {

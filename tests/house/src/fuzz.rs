@@ -142,7 +142,7 @@ pub fn review(data: &[u8]) -> bool {
         let _ = injector::admission::mutate(&request, &NamespaceMeta::assumed("shop", "fuzz"), &settings);
     });
     let policy = injector::admission::read::<DynamicObject>(data).map(|request| {
-        let _ = injector::admission::judge(&request);
+        let _ = injector::admission::judge(&request, crds::mesh_config::Floor::default());
     });
     pod.is_ok() || policy.is_ok()
 }

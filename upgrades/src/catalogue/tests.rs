@@ -74,3 +74,25 @@ fn a_bad_file_is_named() {
     let same = four().merge(four()).unwrap();
     assert_eq!(same, four());
 }
+
+#[test]
+fn the_formats_of_pods_are_those_that_the_injector_has_written() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../injector/tests/formats");
+    let number = |entry: std::io::Result<std::fs::DirEntry>| -> u32 {
+        entry.unwrap().path().file_stem().unwrap().to_str().unwrap().parse().unwrap()
+    };
+    let written: BTreeSet<u32> = std::fs::read_dir(directory).unwrap().map(number).collect();
+    let catalogue = Catalogue::embedded();
+    for release in catalogue.releases() {
+        assert!(release.pod_formats.is_subset(&written), "{}: {:?}", release.version, release.pod_formats);
+    }
+    let newest = catalogue.releases().last().unwrap();
+    assert_eq!(newest.pod_formats.last(), written.last(), "what it injects it can run in");
+    let text = release("0.2.1", ">=0.1.0");
+    let old = catalogue_of_one(&text);
+    assert!(old.get("0.2.1").unwrap().pod_formats.is_empty(), "a release that says nothing knows no format");
+}
+
+fn catalogue_of_one(text: &str) -> Catalogue {
+    catalogue(&[("one.yaml", text)]).unwrap()
+}

@@ -26,6 +26,9 @@ pub(super) fn deployment(
     parts: &Parts,
 ) -> DynamicObject {
     let labels = blueprint.component_labels(component, version);
+    let mut pod_labels = labels.clone();
+    // An injector that waits for an injector would wait for ever.
+    pod_labels[labels::INJECT] = json!("false");
     child(json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -39,7 +42,7 @@ pub(super) fn deployment(
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {
                 "metadata": {
-                    "labels": labels,
+                    "labels": pod_labels,
                     "annotations": {
                         "prometheus.io/scrape": "true",
                         "prometheus.io/port": labels::ADMIN_PORT.to_string(),

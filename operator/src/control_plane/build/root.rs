@@ -1,4 +1,5 @@
-//! A root of trust: written by `create` only, never read by the operator.
+//! A root of trust: written by `create` only, never read by the operator. It has no owner, so that nothing but
+//! `meshwright uninstall`, a finished rotation or a person with rights on that Secret destroys it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,8 +8,8 @@ use crds::mesh_config::KeyType;
 use crds::{MeshConfig, labels};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::{Resource, ResourceExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA256, RsaKeySize,
@@ -91,14 +92,7 @@ fn metadata(mesh: &MeshConfig, name: &str, generation: i64) -> ObjectMeta {
         namespace: Some(mesh.spec.namespace.clone()),
         labels: Some(labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
         annotations: Some([(labels::ROOT_GENERATION.to_owned(), generation.to_string())].into()),
-        owner_references: Some(vec![OwnerReference {
-            api_version: MeshConfig::api_version(&()).into_owned(),
-            kind: MeshConfig::kind(&()).into_owned(),
-            name: mesh.name_any(),
-            uid: mesh.uid().unwrap_or_default(),
-            controller: Some(true),
-            block_owner_deletion: Some(false),
-        }]),
+        // No owner: a root outlives its MeshConfig, because the sidecars that trust it do.
         ..Default::default()
     }
 }

@@ -22,6 +22,8 @@ fn blueprint(mesh: &MeshConfig) -> Blueprint<'_> {
         cluster_domain: "cluster.local",
         revisions: ["0.1.0".to_owned(), "0.2.0".to_owned()].into(),
         injecting: ["0.2.0".to_owned()].into(),
+        served: ["0.0.1".to_owned(), "0.2.0".to_owned()].into(),
+        answering: Some("0.2.0".to_owned()),
         validating: Some("0.2.0".to_owned()),
         trust_bundle: Some("-----BEGIN CERTIFICATE-----\n"),
         members: ["shop".to_owned()].into(),
@@ -66,6 +68,44 @@ fn the_controller_arguments() {
 #[test]
 fn the_injection_webhook() {
     insta::assert_yaml_snapshot!(one("MutatingWebhookConfiguration", "meshwright-injector-demo-0-2-0"));
+}
+
+#[test]
+fn every_namespace_of_the_mesh_has_exactly_one_webhook() {
+    let selector = |name: &str| {
+        let webhook = one("MutatingWebhookConfiguration", name);
+        let selector = webhook["webhooks"][0]["namespaceSelector"].clone();
+        let selector: k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector =
+            serde_json::from_value(selector).unwrap();
+        kube::core::Selector::try_from(selector).unwrap()
+    };
+    let released = selector("meshwright-injector-demo-0-2-0");
+    let rest = selector("meshwright-injector-demo-default");
+    let matches = |namespace: &[(&str, &str)]| {
+        use kube::core::SelectorExt;
+        let labels = namespace.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        (released.matches(&labels), rest.matches(&labels))
+    };
+    let mesh = (labels::MESH, "demo");
+    assert_eq!(matches(&[mesh]), (false, true), "before the operator has written the revision");
+    assert_eq!(matches(&[mesh, (labels::REVISION, "0.2.0")]), (true, false));
+    assert_eq!(matches(&[mesh, (labels::REVISION, "9.9.9")]), (false, true), "a release that is not there");
+    assert_eq!(matches(&[mesh, (labels::REVISION, "0.0.1")]), (false, false), "it has a webhook of its own");
+    assert_eq!(matches(&[(labels::MESH, "other")]), (false, false));
+    assert_eq!(matches(&[]), (false, false));
+    for never in ["kube-system", "meshwright-system"] {
+        assert_eq!(matches(&[mesh, ("kubernetes.io/metadata.name", never)]), (false, false), "{never}");
+    }
+}
+
+#[test]
+fn the_control_planes_own_pods_ask_no_injector() {
+    for name in ["meshwright-injector-0-2-0", "meshwright-controller-0-1-0"] {
+        let template = one("Deployment", name)["spec"]["template"].clone();
+        assert_eq!(template["metadata"]["labels"][labels::INJECT], "false", "{name}");
+        let selector = one("Deployment", name)["spec"]["selector"].clone();
+        assert!(selector["matchLabels"].get(labels::INJECT).is_none(), "selectors never change");
+    }
 }
 
 #[test]
@@ -139,6 +179,7 @@ fn a_root_is_an_authority_of_the_wanted_age_and_key() {
     assert_eq!(runtime::tls::certificates(&chain).unwrap().len(), 1);
     assert_eq!(secret.metadata.name.as_deref(), Some(labels::OTHER_ROOT_SECRET));
     assert_eq!(secret.metadata.annotations.unwrap()[labels::ROOT_GENERATION], "2");
+    assert_eq!(secret.metadata.owner_references, None, "it must outlive its MeshConfig");
     for (key_type, algorithm) in [
         (KeyType::EcdsaP384, &rcgen::PKCS_ECDSA_P384_SHA384),
         (KeyType::Rsa3072, &rcgen::PKCS_RSA_SHA256),

@@ -1,4 +1,13 @@
-//! Webhook configurations: injection per release, validation once per mesh.
+//! Webhook configurations: injection per release and once for the rest, validation once per mesh.
+//!
+//! ```text
+//!  namespace: mesh=m, revision=0.2.0            ──▶ the webhook of 0.2.0
+//!             mesh=m, no revision or another one ──▶ the default webhook ──▶ injector of the release in effect
+//! ```
+//! The label of the mesh alone decides whether a pod gets a sidecar: from the moment that the API server sees it, some
+//! injector is asked. Which one, the revision says. So a namespace is served before the operator has written its
+//! revision, and also while no operator runs. When a release comes or goes, both may be asked for a moment: the second
+//! finds the sidecar of the first and adds nothing.
 //!
 //! A webhook fails closed, so it is only made when its injector answers: `Blueprint::injecting` and
 //! `Blueprint::validating` say so.
@@ -18,6 +27,12 @@ pub fn injection_name(mesh: &str, version: &str) -> String {
     format!("meshwright-injector-{mesh}-{}", labels::dashed(version))
 }
 
+/// Name of the configuration for namespaces whose revision has no webhook of its own. (A release begins with a digit.)
+#[must_use]
+pub fn default_injection_name(mesh: &str) -> String {
+    format!("meshwright-injector-{mesh}-default")
+}
+
 fn client_config(blueprint: &Blueprint<'_>, version: &str, bundle: &str, path: &str) -> Value {
     json!({
         "caBundle": base64::engine::general_purpose::STANDARD.encode(bundle),
@@ -33,44 +48,74 @@ fn client_config(blueprint: &Blueprint<'_>, version: &str, bundle: &str, path: &
 pub(super) fn injection(blueprint: &Blueprint<'_>) -> Vec<DynamicObject> {
     let Some(bundle) = blueprint.trust_bundle else { return Vec::new() };
     let mesh = blueprint.mesh_name();
-    let configuration = |version: &String| {
+    let of_release = |version: &String| {
         let component = blueprint.component_labels(Component::Injector, version);
-        child(json!({
-            "apiVersion": API_VERSION,
-            "kind": "MutatingWebhookConfiguration",
-            "metadata": blueprint.metadata(&injection_name(&mesh, version), None, &component),
-            "webhooks": [{
-                "name": "inject.meshwright.io",
-                "admissionReviewVersions": ["v1"],
-                "clientConfig": client_config(blueprint, version, bundle, "/inject"),
-                "rules": [{
-                    "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "scope": "Namespaced",
-                    "operations": ["CREATE"],
-                }],
-                "namespaceSelector": {"matchLabels": {labels::MESH: mesh, labels::REVISION: version}},
-                "objectSelector": {"matchExpressions": [
-                    {"key": labels::INJECT, "operator": "NotIn", "values": ["false"]},
-                ]},
-                // A pod without its sidecar would be outside the mesh without anybody noticing.
-                "failurePolicy": "Fail",
-                "matchPolicy": "Equivalent",
-                "reinvocationPolicy": "IfNeeded",
-                "sideEffects": "None",
-                "timeoutSeconds": 10,
-            }],
-        }))
+        let metadata = blueprint.metadata(&injection_name(&mesh, version), None, &component);
+        let which = json!({"key": labels::REVISION, "operator": "In", "values": [version]});
+        configuration(blueprint, &metadata, version, bundle, &which)
     };
-    blueprint.injecting.iter().map(configuration).collect()
+    let of_the_rest = |version: &String| {
+        let metadata = blueprint.metadata(&default_injection_name(&mesh), None, &json!({}));
+        // True of a namespace without the label too.
+        let which = json!({"key": labels::REVISION, "operator": "NotIn", "values": blueprint.served});
+        configuration(blueprint, &metadata, version, bundle, &which)
+    };
+    let each = blueprint.injecting.iter().map(of_release);
+    each.chain(blueprint.answering.iter().map(of_the_rest)).collect()
+}
+
+/// `which` narrows the namespaces of the mesh by their revision.
+fn configuration(
+    blueprint: &Blueprint<'_>,
+    metadata: &Value,
+    version: &str,
+    bundle: &str,
+    which: &Value,
+) -> DynamicObject {
+    let never = json!({
+        "key": "kubernetes.io/metadata.name", "operator": "NotIn",
+        "values": ["kube-node-lease", "kube-public", "kube-system", blueprint.namespace()],
+    });
+    child(json!({
+        "apiVersion": API_VERSION,
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": metadata,
+        "webhooks": [{
+            "name": "inject.meshwright.io",
+            "admissionReviewVersions": ["v1"],
+            "clientConfig": client_config(blueprint, version, bundle, "/inject"),
+            "rules": [{
+                "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "scope": "Namespaced",
+                "operations": ["CREATE"],
+            }],
+            // Namespaces that are never part of a mesh cannot be locked up by a label either (their names are labels
+            // since Kubernetes 1.21; the control plane's own pods opt out by label in any version).
+            "namespaceSelector": {
+                "matchLabels": {labels::MESH: blueprint.mesh_name()},
+                "matchExpressions": [which, never],
+            },
+            "objectSelector": {"matchExpressions": [
+                {"key": labels::INJECT, "operator": "NotIn", "values": ["false"]},
+            ]},
+            // A pod without its sidecar would be outside the mesh without anybody noticing.
+            "failurePolicy": "Fail",
+            "matchPolicy": "Equivalent",
+            "reinvocationPolicy": "IfNeeded",
+            "sideEffects": "None",
+            "timeoutSeconds": 10,
+        }],
+    }))
 }
 
 pub(super) fn validation(blueprint: &Blueprint<'_>) -> Option<DynamicObject> {
     let (bundle, version) = (blueprint.trust_bundle?, blueprint.validating.as_deref()?);
-    let rule = |group: &str, resources: &[&str]| {
+    let rule_for = |operations: &[&str], group: &str, resources: &[&str]| {
         json!({
             "apiGroups": [group], "apiVersions": ["*"], "resources": resources, "scope": "*",
-            "operations": ["CREATE", "UPDATE"],
+            "operations": operations,
         })
     };
+    let rule = |group: &str, resources: &[&str]| rule_for(&["CREATE", "UPDATE"], group, resources);
     let name = format!("meshwright-validator-{}", blueprint.mesh_name());
     Some(child(json!({
         "apiVersion": API_VERSION,
@@ -81,6 +126,8 @@ pub(super) fn validation(blueprint: &Blueprint<'_>) -> Option<DynamicObject> {
             "admissionReviewVersions": ["v1"],
             "clientConfig": client_config(blueprint, version, bundle, "/validate"),
             "rules": [
+                // The whole control plane goes with its MeshConfig.
+                rule_for(&["DELETE"], "meshwright.io", &["meshconfigs"]),
                 rule("meshwright.io", &["meshconfigs", "meshpolicies", "policysources", "meshupgrades"]),
                 rule("access.smi-spec.io", &["traffictargets"]),
                 rule("specs.smi-spec.io", &["httproutegroups", "tcproutes"]),

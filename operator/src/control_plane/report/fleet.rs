@@ -1,5 +1,7 @@
 //! Conditions about sidecars and policies, from what the controllers say.
 
+use crds::membership::Missed;
+
 use super::super::facts::Facts;
 use super::super::plan::Plan;
 use crate::conditions::State;
@@ -70,17 +72,26 @@ pub fn proxies_in_sync(facts: &Facts) -> (State, &'static str, String) {
 /// `PodsInjected`: no pod of the mesh's namespaces runs without its sidecar, apart from those that say why.
 #[must_use]
 pub fn pods_injected(facts: &Facts, plan: &Plan) -> (State, &'static str, String) {
-    let bare = facts.bare.iter().filter(|(namespace, _)| plan.membership.members.contains(namespace));
-    let bare = list(bare.map(|(namespace, pod)| format!("{namespace}/{pod}")));
-    if bare.is_empty() {
+    let escaped: Vec<_> = facts.escaped(&plan.membership.members).collect();
+    let mut why: Vec<_> = escaped.iter().map(|(_, missed)| *missed).collect();
+    why.sort_unstable();
+    why.dedup();
+    let of = |one: &Missed| {
+        let pods = escaped.iter().filter(|(_, missed)| missed == one);
+        let names = list(pods.map(|(pod, _)| format!("{}/{}", pod.namespace, pod.name)));
+        format!("{names} ({})", one.explanation())
+    };
+    if why.is_empty() {
         return (State::True, "Injected", "every pod has its sidecar or says why not".to_owned());
     }
-    let message = format!(
-        "without a sidecar: {bare}. They were made before their namespace joined the mesh, or while nobody injected; \
-         delete them so that they are made anew, or label them meshwright.io/inject=false"
-    );
+    let message =
+        format!("without a sidecar: {}. {ESCAPED_NEXT}", why.iter().map(of).collect::<Vec<_>>().join("; "));
     (State::False, "WithoutSidecar", message)
 }
+
+/// What to do about a pod without a sidecar.
+pub const ESCAPED_NEXT: &str =
+    "Delete it so that it is made anew, or label its template meshwright.io/inject=false to keep it outside";
 
 /// `PoliciesApplied`: every policy is honoured in full.
 #[must_use]

@@ -45,6 +45,7 @@ fn hold(observed: &Observed, why: String) -> Decision {
         Some(_) => slot(&before.secret).map(|secret| (secret, before.generation + 1)),
     };
     let create = create.filter(|_| observed.provider == CaProvider::BuiltIn);
+    let first = directive.is_none();
     Decision {
         directive,
         step: before.step,
@@ -55,7 +56,11 @@ fn hold(observed: &Observed, why: String) -> Decision {
         secret: None,
         life: None,
         waiting: vec![why],
-        action: create.map(|(secret, generation)| SecretAction::Create { secret, generation }),
+        action: create.map(|(secret, generation)| SecretAction::Create {
+            secret,
+            generation,
+            beside: if first { Beside::Nothing } else { Beside::TheOther },
+        }),
     }
 }
 
@@ -237,7 +242,7 @@ impl Scene<'_> {
             labels::OTHER_ROOT_SECRET
         };
         let mut decision = self.decision(RotationStep::Preparing, generation);
-        decision.action = Some(SecretAction::Create { secret: free, generation });
+        decision.action = Some(SecretAction::Create { secret: free, generation, beside: Beside::TheOther });
         decision.waiting = vec![format!("every controller has to load the new root from Secret {free}")];
         decision
     }

@@ -113,7 +113,10 @@ impl World {
     fn operator(&mut self, dies: bool) -> Decision {
         let decision = Decision::make(&self.observed());
         match &decision.action {
-            Some(SecretAction::Create { secret, generation }) if !self.secrets.contains_key(secret) => {
+            Some(SecretAction::Create { secret, generation, beside })
+                if !self.secrets.contains_key(secret)
+                    && (beside == &Beside::TheOther || self.secrets.is_empty()) =>
+            {
                 self.made += 1;
                 let (root, uid) = (format!("root-{}", self.made), format!("uid-{}", self.made));
                 let made = Secret { root, generation: *generation, uid, made: self.now };

@@ -65,7 +65,10 @@ fn the_first_root_is_made_once() {
     seen.controllers = Ok(BTreeMap::new());
     seen.published = false;
     let decision = Decision::make(&seen);
-    assert_eq!(decision.action, Some(SecretAction::Create { secret: A, generation: 1 }));
+    assert_eq!(
+        decision.action,
+        Some(SecretAction::Create { secret: A, generation: 1, beside: Beside::Nothing })
+    );
     assert_eq!(decision.status(None), None);
     seen.published = true;
     assert_eq!(Decision::make(&seen).action, None, "there is one, whoever has it");
@@ -84,7 +87,10 @@ fn while_a_controller_is_silent_nothing_moves() {
     assert_eq!((after.serial, after.step), (4, RotationStep::TrustingBoth));
     assert!(after.message.contains("c-2"), "{}", after.message);
     // The Secret is put back if somebody has deleted it; if it is there, creating it does nothing.
-    assert_eq!(decision.action, Some(SecretAction::Create { secret: A, generation: 2 }));
+    assert_eq!(
+        decision.action,
+        Some(SecretAction::Create { secret: A, generation: 2, beside: Beside::TheOther })
+    );
 }
 
 #[test]
@@ -96,7 +102,10 @@ fn a_root_is_rotated_by_itself_when_most_of_its_life_is_over() {
         seen(CaProvider::BuiltIn, Some(status(1, &["a"])), report(std::slice::from_ref(&old), 1, &["a"]));
     let decision = Decision::make(&one);
     assert_eq!(decision.step, RotationStep::Preparing);
-    assert_eq!(decision.action, Some(SecretAction::Create { secret: B, generation: 2 }));
+    assert_eq!(
+        decision.action,
+        Some(SecretAction::Create { secret: B, generation: 2, beside: Beside::TheOther })
+    );
     // With the new root there, it is gone for although the spec still says 1.
     let roots = [old, root("b", 2, Some(B))];
     let two = seen(CaProvider::BuiltIn, Some(status(1, &["a"])), report(&roots, 1, &["a"]));
@@ -116,7 +125,10 @@ fn a_secret_that_was_deleted_by_hand_leads_to_a_rotation() {
     let remembered = [root("a", 1, None)];
     let one = seen(CaProvider::BuiltIn, Some(status(1, &["a"])), report(&remembered, 1, &["a"]));
     let decision = Decision::make(&one);
-    assert_eq!(decision.action, Some(SecretAction::Create { secret: B, generation: 2 }));
+    assert_eq!(
+        decision.action,
+        Some(SecretAction::Create { secret: B, generation: 2, beside: Beside::TheOther })
+    );
     assert_eq!(decision.directive.unwrap().trusted, ["a"], "what is trusted stays trusted meanwhile");
 }
 

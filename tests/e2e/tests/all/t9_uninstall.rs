@@ -38,7 +38,11 @@ fn traces(cluster: &Cluster) -> BTreeSet<String> {
 fn uninstall_leaves_nothing_behind() {
     let cluster = crate::cluster();
     assert!(!traces(&cluster).is_empty(), "a mesh is installed");
-    stream(cluster.meshwright().args(["uninstall", "--yes"])).unwrap();
+    // The applications still run with their sidecars.
+    let refused = output(cluster.meshwright().args(["uninstall", "--yes"])).unwrap_err().to_string();
+    assert!(refused.contains("sidecars still run"), "{refused}");
+    let everything = ["uninstall", "--yes", "--force", "--with-root", "--with-policies"];
+    stream(cluster.meshwright().args(everything)).unwrap();
     assert_eq!(traces(&cluster), BTreeSet::new());
 }
 
@@ -56,6 +60,6 @@ fn uninstall_then_kustomize_does_the_same_as_the_cli() {
         Ok((!meshes.is_empty() && meshes.iter().all(ready)).then_some(()))
     })
     .unwrap();
-    stream(cluster.meshwright().args(["uninstall", "--yes"])).unwrap();
+    stream(cluster.meshwright().args(["uninstall", "--yes", "--with-policies"])).unwrap();
     assert_eq!(traces(&cluster), BTreeSet::new());
 }

@@ -83,6 +83,8 @@ fn the_control_plane_is_restricted() {
         cluster_domain: "cluster.local",
         revisions: BTreeSet::from(["0.1.0".to_owned(), "0.2.0".to_owned()]),
         injecting: BTreeSet::new(),
+        served: BTreeSet::new(),
+        answering: None,
         validating: None,
         trust_bundle: None,
         members: BTreeSet::new(),
