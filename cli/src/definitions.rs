@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn the_same_of_somebody_else_is_left_without_a_word() {
         let texts = live(|value| {
-            value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = json!("x")
+            value["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = json!("x");
         });
         assert_eq!(decide(&wanted(), Some(&texts), false), Step::Leave(vec![]));
         assert_eq!(

@@ -60,7 +60,7 @@ mod tests {
         Settings::new("books", "meshwright-system", "0.2.0", "c:15012", "proxy:1")
     }
 
-    fn config(spec: Value, status: Value) -> DynamicObject {
+    fn config(spec: &Value, status: &Value) -> DynamicObject {
         let object = json!({
             "apiVersion": "meshwright.io/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "books"},
             "spec": spec, "status": status
@@ -73,16 +73,15 @@ mod tests {
         let bad = json!({"version": "0.2.0", "sidecar": {"concurrency": 0}});
         let status =
             json!({"lastGood": {"generation": 4, "sidecar": {"concurrency": 3}, "trustDomain": "a.example"}});
-        let Taken::LastGood(settings, why) = take(&base(), false, &config(bad.clone(), status.clone()))
-        else {
+        let Taken::LastGood(settings, why) = take(&base(), false, &config(&bad, &status)) else {
             panic!("pods must start")
         };
         assert_eq!((settings.concurrency, settings.trust_domain.as_str()), (3, "a.example"));
         assert_eq!(why.field, "spec.sidecar.concurrency");
-        assert!(matches!(take(&base(), true, &config(bad.clone(), status)), Taken::Kept(_)));
+        assert!(matches!(take(&base(), true, &config(&bad, &status)), Taken::Kept(_)));
         // An operator of a release that does not publish it yet, or a status of nonsense.
         for status in [json!({}), Value::Null, json!({"lastGood": {"sidecar": {"concurrency": 0}}})] {
-            let taken = take(&base(), false, &config(bad.clone(), status));
+            let taken = take(&base(), false, &config(&bad, &status));
             assert!(matches!(taken, Taken::Nothing(_)), "{taken:?}");
         }
     }
@@ -91,16 +90,18 @@ mod tests {
     fn a_word_of_another_release_is_no_worse_than_a_bad_value() {
         let newer = json!({"version": "0.9.0", "upgrade": {"strategy": "Teleport"}});
         let status = json!({"lastGood": {"generation": 4, "strategy": "HotSwap"}});
-        let taken = take(&base(), false, &config(newer.clone(), status));
+        let taken = take(&base(), false, &config(&newer, &status));
         assert!(matches!(taken, Taken::LastGood(..)), "{taken:?}");
-        assert!(matches!(take(&base(), true, &config(newer, json!({}))), Taken::Kept(_)));
+        assert!(matches!(take(&base(), true, &config(&newer, &json!({}))), Taken::Kept(_)));
     }
 
     #[test]
     fn a_good_spec_is_in_force_whatever_the_status_says() {
         let good = json!({"version": "0.2.0", "sidecar": {"concurrency": 2}});
         let status = json!({"lastGood": {"sidecar": {"concurrency": 7}}});
-        let Taken::Spec(settings) = take(&base(), false, &config(good, status)) else { panic!("it is good") };
+        let Taken::Spec(settings) = take(&base(), false, &config(&good, &status)) else {
+            panic!("it is good")
+        };
         assert_eq!(settings.concurrency, 2);
     }
 }

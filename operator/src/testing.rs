@@ -164,22 +164,21 @@ impl State {
             }
             (_, None) => return refused(StatusCode::NOT_FOUND),
         };
-        (StatusCode::OK, self.store(path, object, live, dry))
+        (StatusCode::OK, self.store(path, object, live.as_ref(), dry))
     }
 
-    fn store(&mut self, path: String, mut object: Value, live: Option<Value>, dry: bool) -> Value {
+    fn store(&mut self, path: String, mut object: Value, live: Option<&Value>, dry: bool) -> Value {
         if let Some(admission) = &self.admission {
             admission(&mut object);
         }
-        let metadata =
-            |live: &Option<Value>, key: &str| live.as_ref().map(|live| live["metadata"][key].clone());
-        if let Some(version) = metadata(&live, "resourceVersion") {
+        let metadata = |key: &str| live.map(|live| live["metadata"][key].clone());
+        if let Some(version) = metadata("resourceVersion") {
             object["metadata"]["resourceVersion"] = version;
         }
-        if live.as_ref() != Some(&object) {
+        if live != Some(&object) {
             self.next += 1;
             object["metadata"]["uid"] =
-                metadata(&live, "uid").unwrap_or_else(|| json!(format!("uid-{}", self.next)));
+                metadata("uid").unwrap_or_else(|| json!(format!("uid-{}", self.next)));
             object["metadata"]["resourceVersion"] = json!(self.next.to_string());
         }
         if !dry {

@@ -64,7 +64,7 @@ fn another_live_root_is_a_conflict_and_the_same_is_none() {
     let backup = vec![Root::of(&mine).unwrap()];
     assert_eq!(conflicts(&backup, &[], None), [""; 0]);
     assert_eq!(conflicts(&backup, std::slice::from_ref(&mine), Some(&backup[0].fingerprint)), [""; 0]);
-    let found = conflicts(&backup, &[other.clone()], None);
+    let found = conflicts(&backup, std::slice::from_ref(&other), None);
     let print = short(&Root::of(&other).unwrap().fingerprint);
     assert!(found.len() == 1 && found[0].contains(&print), "{found:?}");
     // Rotated since the backup, and the Secrets are lost: the sidecars trust a root that is not in it.

@@ -66,7 +66,7 @@ fn streams_are_told_by_the_release_of_the_controller_also_where_another_connecti
     assert_eq!(view.streams, [("0.1.0".to_owned(), a.clone()), ("0.2.0".to_owned(), a)].into());
 }
 
-fn controller(status: serde_json::Value) -> Pod {
+fn controller(status: &serde_json::Value) -> Pod {
     serde_json::from_value(serde_json::json!({
         "metadata": {"name": "c-1", "namespace": "system", "labels": {labels::VERSION: "0.1.0"}},
         "status": status,
@@ -89,14 +89,14 @@ fn a_replica_that_runs_is_asked_whether_or_not_it_is_ready() {
         let status = serde_json::json!({
             "podIP": ip, "containerStatuses": containers, "conditions": conditions,
         });
-        replica(&controller(status)).map(|replica| (replica.ready, replica.peer.is_ok()))
+        replica(&controller(&status)).map(|replica| (replica.ready, replica.peer.is_ok()))
     };
     let none = serde_json::json!([]);
     assert_eq!(with(&running, "10.0.0.1", &ready), Some((true, true)));
     assert_eq!(with(&running, "10.0.0.1", &none), Some((false, true)), "it may hold streams");
     assert_eq!(with(&running, "", &none), Some((false, false)), "it is named as missing");
     assert_eq!(with(&crashed, "10.0.0.1", &none), None, "no process holds no streams");
-    let mut ending = controller(serde_json::json!({
+    let mut ending = controller(&serde_json::json!({
         "podIP": "10.0.0.1", "containerStatuses": running, "conditions": ready,
     }));
     ending.metadata.deletion_timestamp =

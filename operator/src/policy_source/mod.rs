@@ -232,7 +232,7 @@ impl Reconciler {
         }
         if problems.is_empty() {
             let altered = execute::apply(&self.ctx, cluster, &bundle, &changes, &live).await?;
-            problems = self.remember(cluster, altered);
+            problems = self.remember(cluster, &altered);
         }
         if !problems.is_empty() {
             return Ok(Err(problems));
@@ -268,7 +268,7 @@ impl Reconciler {
                 .filter(|policy| !altered.iter().any(|problem| problem.is_about(&policy.key)))
                 .collect();
             let altered = execute::apply(&self.ctx, cluster, &bundle, &changes, &live).await?;
-            self.remember(cluster, altered);
+            self.remember(cluster, &altered);
             execute::tell_put_back(&self.ctx, source, &changes, &sealed).await;
         }
         execute::prune(&self.ctx, cluster, source, &live, &sealed).await
@@ -289,7 +289,7 @@ impl Reconciler {
         bundle.policies.iter().filter_map(problem).collect()
     }
 
-    fn remember(&self, cluster: &Cluster, altered: Vec<execute::Changed<'_>>) -> Vec<Problem> {
+    fn remember(&self, cluster: &Cluster, altered: &[execute::Changed<'_>]) -> Vec<Problem> {
         self.memories.change(&cluster.id, |memory| {
             memory.altered.retain(|_, altered| altered.since.elapsed() < SLOWEST);
             let known = |(policy, altered): &execute::Changed<'_>| (policy.key.clone(), altered.clone());

@@ -171,7 +171,7 @@ pub async fn pass(
         }
         Decision::Continue(name) => {
             if let Some(record) = find(&name) {
-                advance(ctx, sidecars, watches, mesh, record, None).await?;
+                Box::pin(advance(ctx, sidecars, watches, mesh, record, None)).await?;
             }
         }
         Decision::Hold { name, why } => {
@@ -180,7 +180,7 @@ pub async fn pass(
                     reason: why.reason(),
                     message: format!("the MeshConfig asks for what cannot be: {why}"),
                 };
-                advance(ctx, sidecars, watches, mesh, record, Some(held)).await?;
+                Box::pin(advance(ctx, sidecars, watches, mesh, record, Some(held))).await?;
             }
         }
         Decision::Supersede { name, by } => {

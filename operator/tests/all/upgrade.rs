@@ -281,11 +281,10 @@ async fn namespaces_move_in_order_under_their_budgets_and_single_replicas_surge(
             assert!(lone.values().sum::<usize>() >= 1, "{lone:?}");
             // The record is only added to.
             let steps = scene.status().await.steps;
-            let mut before = before.lock().unwrap();
-            for step in before.iter().filter(|step| step.finished_at.is_some()) {
+            let earlier = std::mem::replace(&mut *before.lock().unwrap(), steps.clone());
+            for step in earlier.iter().filter(|step| step.finished_at.is_some()) {
                 assert!(steps.contains(step), "rewritten: {step:#?}\n{steps:#?}");
             }
-            *before = steps;
             if scene.revision(&b).await.as_deref() == Some("0.2.0") {
                 assert_eq!(web.keys().collect::<Vec<_>>(), ["0.2.0"], "b began before a was done");
             }

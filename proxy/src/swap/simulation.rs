@@ -141,7 +141,7 @@ impl World {
         self.now < STORM
     }
 
-    fn tell(&mut self, line: String) {
+    fn tell(&mut self, line: &str) {
         self.story.push(format!("{:?} {line}", self.now));
     }
 
@@ -154,7 +154,7 @@ impl World {
     fn run(mut self) -> u32 {
         while self.now < STORM + CALM {
             self.now += STEP;
-            if (self.now.as_millis() % 1000) == 0 {
+            if self.now.as_millis().is_multiple_of(1000) {
                 self.wall = self.wall.saturating_add(1);
             }
             if self.now == STORM {
@@ -165,7 +165,7 @@ impl World {
             for slot in [Slot::A, Slot::B] {
                 self.turn(slot);
             }
-            if self.now > STORM && self.now.as_secs() % 20 == 0 && self.settled().is_ok() {
+            if self.now > STORM && self.now.as_secs().is_multiple_of(20) && self.settled().is_ok() {
                 return self.swaps;
             }
         }
@@ -177,7 +177,7 @@ impl World {
 
     /// What makes no sense to expect recovery from: another container that goes on destroying the shared memory.
     fn calm_down(&mut self) {
-        self.tell("calm".to_owned());
+        self.tell("calm");
         if self.memory != Memory::Absent {
             self.memory = Memory::Usable;
         }
@@ -193,18 +193,18 @@ impl World {
         }
         if self.chance.once_in(600) {
             self.live = None;
-            self.tell("live.json is garbage".to_owned());
+            self.tell("live.json is garbage");
         }
         if self.chance.once_in(600) {
             let jump = self.chance.below(86_400);
             let back = self.chance.once_in(2);
             self.wall = if back { self.wall.saturating_sub(jump) } else { self.wall + jump };
             self.clock_jumped = true;
-            self.tell(format!("the clock jumps by {jump}, back: {back}"));
+            self.tell(&format!("the clock jumps by {jump}, back: {back}"));
         }
         if self.memory == Memory::Usable && self.chance.once_in(1200) {
             self.memory = Memory::Unusable("garbage".to_owned());
-            self.tell("the shared memory is garbage".to_owned());
+            self.tell("the shared memory is garbage");
         }
         if self.chance.once_in(1000) {
             let slot = if self.chance.once_in(2) { Slot::A } else { Slot::B };
@@ -214,7 +214,7 @@ impl World {
             && let Some(index) = self.envoys.iter().position(|envoy| envoy.phase != Phase::Dead)
         {
             self.envoys[index].phase = Phase::Dead;
-            self.tell(format!("Envoy {index} crashes"));
+            self.tell(&format!("Envoy {index} crashes"));
         }
     }
 
@@ -231,14 +231,14 @@ impl World {
             }
         }
         self.wanted = (slot, self.releases[slot as usize]);
-        self.tell(format!("{slot} is wanted with release {}", self.wanted.1));
+        self.tell(&format!("{slot} is wanted with release {}", self.wanted.1));
     }
 
     fn kill(&mut self, slot: Slot, why: &str) {
         if self.launchers[slot as usize].take().is_none() {
             return;
         }
-        self.tell(format!("{slot} is killed {why}"));
+        self.tell(&format!("{slot} is killed {why}"));
         self.end(slot);
     }
 
@@ -292,7 +292,7 @@ impl World {
                 _ => {}
             }
         }
-        self.tell(format!("Envoy {index} of {} serves, epoch {epoch}", self.envoys[index].slot));
+        self.tell(&format!("Envoy {index} of {} serves, epoch {epoch}", self.envoys[index].slot));
     }
 
     fn turn(&mut self, slot: Slot) {
@@ -372,7 +372,7 @@ impl World {
             let (state, actions) = step(&launcher.me, launcher.state, now, event);
             launcher.state = state;
             if !quiet || !actions.is_empty() {
-                self.tell(format!("{slot}: {told} -> {state:?} {actions:?}"));
+                self.tell(&format!("{slot}: {told} -> {state:?} {actions:?}"));
             }
             for action in actions {
                 if self.storm() && self.chance.once_in(60) {
@@ -451,13 +451,13 @@ impl World {
                 self.end(slot);
             }
             Action::End(code) => self.end_with(slot, code),
-            other => self.perform_inside(slot, other),
+            other => self.perform_inside(slot, &other),
         }
         Ok(None)
     }
 
     /// What happens within the launcher alone.
-    fn perform_inside(&mut self, slot: Slot, action: Action) {
+    fn perform_inside(&mut self, slot: Slot, action: &Action) {
         let (now, delay) = (self.now, Duration::from_millis(200 + self.chance.below(2000)));
         // A controller that is away for longer than anybody waits.
         let delay = if self.storm() && self.chance.once_in(12) { Duration::from_secs(90) } else { delay };
@@ -472,7 +472,7 @@ impl World {
                 launcher.held = launcher.certificate;
             }
             Action::StopUpkeep => launcher.upkeep = false,
-            Action::Freeze(frozen) => launcher.frozen = frozen,
+            Action::Freeze(frozen) => launcher.frozen = *frozen,
             Action::AskAdmin => launcher.events.push_back(Event::Admin(answers)),
             Action::Lead(_) => {
                 launcher.leader = launcher.newcomer.take().or(launcher.leader);

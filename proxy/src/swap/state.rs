@@ -327,7 +327,7 @@ pub fn step(me: &Me, state: State, now: Duration, event: Event) -> (State, Vec<A
         State::Locking(serving) => locking(me, serving, now, event),
         State::Certifying { purpose, since } => certifying(me, purpose, since, now, event),
         State::Starting { start, serving } => starting(me, start, serving, now, event),
-        State::Settling(start) => settling(me, start, event),
+        State::Settling(start) => settling(me, start, &event),
         State::Serving(epoch, health) => serving(me, epoch, health, now, event),
         State::Retiring(asked) => retiring(me, asked, now, &event),
         State::Over => (State::Over, Vec::new()),
@@ -518,10 +518,10 @@ fn settle(me: &Me, start: Start) -> (State, Vec<Action>) {
     (State::Settling(start), actions)
 }
 
-fn settling(me: &Me, start: Start, event: Event) -> (State, Vec<Action>) {
+fn settling(me: &Me, start: Start, event: &Event) -> (State, Vec<Action>) {
     match event {
         Event::Asked => (State::Settling(Start { wish: Wish::End, ..start }), Vec::new()),
-        Event::NewcomerEnded(exit) | Event::Ended(exit) => over([], Action::End(code(exit))),
+        Event::NewcomerEnded(exit) | Event::Ended(exit) => over([], Action::End(code(*exit))),
         Event::Noted => {
             let upkeep = match start.purpose {
                 Purpose::Alone | Purpose::TakeOver => Some([Action::NoteFailure(false), Action::StartUpkeep]),

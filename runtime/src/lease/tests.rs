@@ -93,7 +93,7 @@ fn a_mandate_is_over_by_our_own_clock() {
     let mandate = Mandate::default();
     assert_eq!(mandate.check(), Err(Deposed), "nothing is granted yet");
     mandate.grant(3, Instant::now() + seconds(600));
-    assert_eq!(mandate.clone().check(), Ok(3));
+    assert_eq!(mandate.check(), Ok(3));
     // Whoever was stopped for longer than that finds it over, before anybody tells.
     mandate.grant(3, Instant::now());
     assert_eq!(mandate.check(), Err(Deposed));
