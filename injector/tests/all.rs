@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod api;
+mod cluster;
 mod format;
 mod fuzz;
 mod golden;
