@@ -13,11 +13,12 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::Context;
 use crds::labels;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use kube::core::ObjectMeta;
-use kube::discovery::{Discovery, Scope, verbs};
+use kube::discovery::{ApiGroup, Discovery, Scope, verbs};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
@@ -128,7 +129,8 @@ pub async fn objects(client: &Client, namespace: &str) -> anyhow::Result<Vec<Fou
 /// it ([`roots`]).
 pub async fn inside(client: &Client, namespace: &str) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::new();
-    for group in Discovery::new(client.clone()).run().await?.groups() {
+    let served = served(client).await?;
+    for group in served.iter().flat_map(Discovery::groups) {
         for (resource, capabilities) in group.recommended_resources() {
             let ours = capabilities.scope == Scope::Namespaced
                 && capabilities.supports_operation(verbs::LIST)
@@ -151,6 +153,22 @@ pub async fn inside(client: &Client, namespace: &str) -> anyhow::Result<Vec<Foun
         found.extend(here.filter(|object| !known.contains(&object.describe())));
     }
     Ok(found)
+}
+
+/// Everything that the API server serves, group by group. A group that is asked for and not there is going just now, like
+/// our own a moment after its definitions; one whose server is away is somebody's aggregated API, and nothing in it is ours.
+async fn served(client: &Client) -> anyhow::Result<Vec<Discovery>> {
+    let named = client.list_api_groups().await.context("which APIs there are")?;
+    let named = named.groups.iter().map(|group| group.name.as_str());
+    let mut served = Vec::new();
+    for group in named.chain([ApiGroup::CORE_GROUP]) {
+        match Discovery::new(client.clone()).filter(&[group]).run().await {
+            Ok(one) => served.push(one),
+            Err(kube::Error::Api(status)) if [404, 503].contains(&status.code) => {}
+            Err(error) => return Err(error).with_context(|| format!("what is in the API group {group:?}")),
+        }
+    }
+    Ok(served)
 }
 
 fn is_root(kind: &str, name: &str) -> bool {

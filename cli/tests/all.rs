@@ -5,6 +5,7 @@
 
 mod api;
 mod offline;
+mod verbs;
 
 use std::process::{Command, Output};
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crds::labels;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -14,6 +15,7 @@ use kube::discovery::{Discovery, verbs};
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::json;
 
+use crate::verbs::BOOKS;
 use crate::{meshwright, stdout};
 
 const VARIABLE: &str = "MESHWRIGHT_TEST_KUBECONFIG";
@@ -24,13 +26,13 @@ fn kubeconfig() -> String {
     })
 }
 
-fn with_cluster(arguments: &[&str]) -> Command {
+pub fn with_cluster(arguments: &[&str]) -> Command {
     let mut command = meshwright(arguments);
     command.env("KUBECONFIG", kubeconfig());
     command
 }
 
-async fn client() -> Client {
+pub async fn client() -> Client {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let file = Kubeconfig::read_from(kubeconfig()).unwrap();
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.unwrap();
@@ -46,7 +48,16 @@ fn is_noise(resource: &ApiResource) -> bool {
 
 /// `kind namespace/name labels` of everything that the API server holds.
 async fn objects(client: &Client) -> BTreeSet<String> {
-    let discovery = Discovery::new(client.clone()).run().await.unwrap();
+    let discovery = loop {
+        match Discovery::new(client.clone()).run().await {
+            Ok(discovery) => break discovery,
+            // A group that is going just now: still named, and not there when asked.
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
     let mut found = BTreeSet::new();
     for group in discovery.groups() {
         for (resource, capabilities) in group.recommended_resources() {
@@ -80,16 +91,23 @@ async fn same_again(client: &Client, before: &BTreeSet<String>) {
 }
 
 /// Install and uninstall are about the whole cluster: one test after another.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+pub static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// A role of somebody else with a name like ours.
+const THEIR_ROLE: &str = "meshwright-dashboards";
 
 /// A cluster without anything of ours, and what is in it.
-async fn clean(client: &Client) -> BTreeSet<String> {
+pub async fn clean(client: &Client) -> BTreeSet<String> {
     // What an earlier, interrupted run left.
     let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
     pods.delete_collection(&now(), &ListParams::default().labels(labels::MESH)).await.unwrap();
     let bundles: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
     let _ = bundles.delete(labels::TRUST_BUNDLE, &now()).await;
+    let roles: Api<ClusterRole> = Api::all(client.clone());
+    let _ = roles.delete(THEIR_ROLE, &now()).await;
     let namespaces: Api<Namespace> = Api::all(client.clone());
+    let _ = namespaces.delete(BOOKS, &now()).await;
+    gone(&namespaces, BOOKS).await;
     let unlabel = json!({"metadata": {"labels": {labels::MESH: null}}});
     namespaces.patch("default", &Default::default(), &Patch::Merge(unlabel)).await.unwrap();
     stdout(&with_cluster(&UNINSTALL_ALL).output().unwrap());
@@ -104,7 +122,7 @@ async fn clean(client: &Client) -> BTreeSet<String> {
 }
 
 const UNINSTALL_ALL: [&str; 5] = ["uninstall", "--yes", "--force", "--with-root", "--with-policies"];
-const INSTALL: [&str; 4] = ["install", "--watch", "default", "--wait=false"];
+pub const INSTALL: [&str; 4] = ["install", "--watch", "default", "--wait=false"];
 
 fn now() -> DeleteParams {
     DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }
@@ -114,7 +132,7 @@ fn apply() -> PatchParams {
     PatchParams::apply("somebody").force()
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     assert!(!output.status.success(), "it should have failed: {}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -196,7 +214,7 @@ async fn uninstall_leaves_what_is_not_ours() {
     let theirs = [
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "meshwright-system"}}),
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine", "namespace": "meshwright-system"}}),
-        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "meshwright-dashboards"}, "rules": []}),
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": THEIR_ROLE}, "rules": []}),
         foreign_definition("v1alpha3"),
     ];
     for object in &theirs {
@@ -281,12 +299,12 @@ async fn definitions_of_somebody_else_are_overwritten_only_if_asked() {
     remove(&client, &foreign_definition("v1alpha1")).await;
 }
 
-async fn write(client: &Client, object: &serde_json::Value) {
+pub async fn write(client: &Client, object: &serde_json::Value) {
     let typed: DynamicObject = serde_json::from_value(object.clone()).unwrap();
     api(client, &typed).patch(&typed.name_any(), &apply(), &Patch::Apply(object)).await.unwrap();
 }
 
-async fn remove(client: &Client, object: &serde_json::Value) {
+pub async fn remove(client: &Client, object: &serde_json::Value) {
     let typed: DynamicObject = serde_json::from_value(object.clone()).unwrap();
     let api = api(client, &typed);
     api.delete(&typed.name_any(), &now()).await.unwrap();

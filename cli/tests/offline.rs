@@ -24,7 +24,8 @@ fn dry_run_prints_objects_that_kubectl_can_apply() {
             "apiVersion": "meshwright.io/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "books"},
             "spec": {
                 "version": "0.1.0", "namespace": "meshwright-system",
-                "watchedNamespaces": {"names": ["bookstore", "bookbuyer"]}
+                "watchedNamespaces": {"names": ["bookstore", "bookbuyer"]},
+                "traffic": {"floor": {"mtls": "Strict", "authorization": "Enforce"}}
             }
         })
     );
