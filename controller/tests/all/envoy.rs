@@ -164,14 +164,18 @@ fn bootstrap(
 }
 
 /// What the mesh says, and while the switch is on a cluster that Envoy refuses and one that it takes.
+/// Clusters of services: what reaches a service goes to canaries first, and rules do not.
+const BAD: &str = "out|shop|bad|80";
+const GOOD: &str = "out|shop|good|80";
+
 fn with_switch() -> (Arc<AtomicBool>, Alter) {
     let switch = Arc::new(AtomicBool::new(false));
     let on = switch.clone();
     let alter: Alter = Box::new(move |_, delta| {
         let on = on.load(Ordering::SeqCst);
         // A connection timeout below zero.
-        set_cluster(delta, "bad", on.then_some(-1));
-        set_cluster(delta, "good", on.then_some(1));
+        set_cluster(delta, BAD, on.then_some(-1));
+        set_cluster(delta, GOOD, on.then_some(1));
     });
     (switch, alter)
 }
@@ -233,7 +237,7 @@ async fn story(version: &str) {
 
     switch.store(true, Ordering::SeqCst);
     refresh(&controller, "on").await;
-    until_true("the bad cluster is named", || controller.rejected() == ["bad"]).await;
+    until_true("the bad cluster is named", || controller.rejected() == [BAD]).await;
     let error = proxy.status.lock().rejected.first[0].error.clone();
     assert!(error.contains("duration"), "Envoy's own words: {error}");
     let (clusters, nacks) = (held[0], controller.nacks());
@@ -313,7 +317,7 @@ async fn what_one_envoy_refuses_no_other_is_given() {
 
     switch.store(true, Ordering::SeqCst);
     refresh(&controller, "on").await;
-    until_true("both are told of it", || controller.rejected() == ["bad", "bad"]).await;
+    until_true("both are told of it", || controller.rejected() == [BAD, BAD]).await;
     until_true("the good cluster is in place at both", || {
         let all = controller.proxies.newest();
         std::iter::zip(all, &held).all(|(proxy, held)| proxy.status.lock().held[0] == held + 1)

@@ -5,13 +5,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
-mod t10_watches;
 mod t1_demo;
 mod t2_injection;
 mod t3_bad_input;
 mod t4_crash;
 mod t5_root_rotation;
 mod t6_hot_swap;
+mod t6b_watches;
 mod t7_workloads;
 mod t8_injector_gone;
 mod t9_uninstall;
