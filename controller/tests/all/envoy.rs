@@ -328,7 +328,9 @@ async fn what_one_envoy_refuses_no_other_is_given() {
     let problems = controller.fleet().report().problems;
     let told: Vec<_> = problems.iter().filter(|problem| problem.reason == "RejectedByEnvoy").collect();
     assert!(
-        told.len() == 1 && told[0].kind == "MeshConfig" && told[0].message.contains("duration"),
+        told.len() == 1
+            && (told[0].kind.as_str(), told[0].name.as_str()) == ("Service", "bad")
+            && told[0].message.contains("duration"),
         "{problems:?}"
     );
 
