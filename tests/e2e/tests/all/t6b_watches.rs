@@ -2,7 +2,7 @@
 //! again and again, so that pods and EndpointSlices are heard of in any order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::shell::{output, until};
@@ -11,9 +11,10 @@ use serde_json::json;
 
 use crate::t6_hot_swap::{MINUTE, assert_none_failed, lives, prepare};
 
-/// The API server is killed so often, for at least so long.
+/// The pause between kills of the API server; how long that goes on, and how many there are, at least.
 const EVERY: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(120);
+const KILLS: u32 = 10;
 const BACKENDS: [&str; 2] = ["bookstore-v1", "bookstore-v2"];
 
 /// Each backend of the split is one pod: while its endpoint is gone, nobody else is there.
@@ -60,16 +61,14 @@ fn hurry(story: &Story) {
     .unwrap();
 }
 
-/// Kills until it is told that it is enough, and says how often.
-fn killer(story: &Story, enough: &Arc<AtomicBool>) -> std::thread::JoinHandle<u32> {
-    let (cluster, enough) = (story.cluster.clone(), Arc::clone(enough));
+/// Kills and counts until it is told that it is enough.
+fn killer(story: &Story, enough: &Arc<AtomicBool>, kills: &Arc<AtomicU32>) -> std::thread::JoinHandle<()> {
+    let (cluster, enough, kills) = (story.cluster.clone(), Arc::clone(enough), Arc::clone(kills));
     std::thread::spawn(move || {
-        let mut kills = 0;
         while !enough.load(Ordering::Relaxed) {
             std::thread::park_timeout(EVERY);
-            kills += u32::from(cluster.kill_api_server().is_ok());
+            kills.fetch_add(u32::from(cluster.kill_api_server().is_ok()), Ordering::Relaxed);
         }
-        kills
     })
 }
 
@@ -84,7 +83,8 @@ fn one_watch_ahead_of_another_takes_no_endpoint_away() {
 
     let (start, sent) = (Instant::now(), load.totals().sent);
     let enough = Arc::new(AtomicBool::new(false));
-    let killer = killer(&story, &enough);
+    let kills = Arc::new(AtomicU32::new(0));
+    let killer = killer(&story, &enough, &kills);
     let version = json!({"spec": {"version": "0.2.0"}});
     until("the version to be edited", MINUTE, || {
         story.cluster.patch(&["meshconfig", MESH], &version).map(Some)
@@ -92,11 +92,14 @@ fn one_watch_ahead_of_another_takes_no_endpoint_away() {
     .unwrap();
     let swapped = until("every sidecar to be swapped", 15 * MINUTE, || {
         let mesh = story.cluster.get(&["meshconfig", MESH])?;
-        Ok((mesh["status"]["version"]["effective"] == "0.2.0" && start.elapsed() >= LONG).then_some(()))
+        let swapped = mesh["status"]["version"]["effective"] == "0.2.0";
+        let long = start.elapsed() >= LONG && kills.load(Ordering::Relaxed) >= KILLS;
+        Ok((swapped && long).then_some(()))
     });
     enough.store(true, Ordering::Relaxed);
     killer.thread().unpark();
-    let kills = killer.join().unwrap();
+    killer.join().unwrap();
+    let kills = kills.load(Ordering::Relaxed);
     let (lasted, counted) = (start.elapsed(), load.totals().sent - sent);
     swapped.unwrap();
     assert_eq!(lives(&story), before, "the same pods, and no app was restarted");
@@ -108,6 +111,6 @@ fn one_watch_ahead_of_another_takes_no_endpoint_away() {
         counted / seconds
     );
     // How many it can be is the machine's affair; that requests went on through all kills is ours.
-    assert!(kills >= 2 && counted > 100 * u64::from(kills), "{kills} kills, {counted} requests");
+    assert!(kills >= KILLS && counted > 100 * u64::from(kills), "{kills} kills, {counted} requests");
     assert_none_failed("requests", &totals);
 }
