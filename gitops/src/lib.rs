@@ -16,6 +16,7 @@ mod metadata;
 mod path;
 mod policy;
 mod problem;
+pub mod strangers;
 mod unknown;
 pub mod worker;
 pub mod yaml;

@@ -11,7 +11,7 @@
 mod error;
 mod remote;
 mod source;
-mod tree;
+pub(crate) mod tree;
 
 use std::collections::BTreeMap;
 use std::path::Path;

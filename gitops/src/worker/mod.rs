@@ -28,3 +28,8 @@ mod server;
 pub use addresses::{Addresses, Range};
 pub use client::{Ended, Limits, Program, Worker, sweep};
 pub use confine::{Confinement, Enforced, Needs, enter};
+
+/// Whether bytes are an answer of a child that the operator takes.
+pub(crate) fn is_answer(mut bytes: &[u8]) -> bool {
+    protocol::read_answer(&mut bytes).is_ok()
+}

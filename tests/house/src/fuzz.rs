@@ -4,9 +4,11 @@
 //! ```text
 //!  policies   YAML of a repository ──▶ bundle ──▶ ingest ──▶ view ──▶ render (Envoy's bytes)
 //!  review     body of a webhook call ──▶ injection and validation
-//!  csr        body of a certificate request; holding: of a report of what is trusted
+//!  csr        body of a certificate request; holding: of a report of what is trusted; token: who asks
+//!  stream     requests of one xDS stream, each with its length before it ──▶ session
+//!  pack, tree, answer: what a Git server sends, what a repository holds, what the confined child says of it
+//!  region, slots: files that every container of a pod can write, read by the launcher
 //! ```
-//! (xDS streams: controller/src/xds; packs and trees: gitops/tests; the launcher's region: proxy/src/swap.)
 
 use std::collections::BTreeMap;
 
@@ -19,6 +21,14 @@ use kube::core::{DynamicObject, ObjectMeta};
 use mesh::{Mesh, Object, render, view};
 use serde_json::json;
 
+mod git;
+mod pod;
+mod wire;
+
+pub use git::{answer, pack, tree};
+pub use pod::{region, slots};
+pub use wire::{stream, token};
+
 /// A way in.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
@@ -29,11 +39,18 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "policies", take: policies },
     Target { name: "review", take: review },
     Target { name: "csr", take: csr },
     Target { name: "holding", take: holding },
+    Target { name: "token", take: token },
+    Target { name: "stream", take: stream },
+    Target { name: "pack", take: pack },
+    Target { name: "tree", take: tree },
+    Target { name: "answer", take: answer },
+    Target { name: "region", take: region },
+    Target { name: "slots", take: slots },
 ];
 
 /// A file of a repository, all the way to the bytes that Envoys get.
@@ -46,7 +63,7 @@ pub fn policies(data: &[u8]) -> bool {
     for problem in &problems {
         assert!(problem.to_string().len() < 4096, "a problem is told to people: {problem}");
     }
-    let mut mesh = world();
+    let mut mesh = world("Enforce");
     for policy in &bundle.policies {
         mesh.apply(object(policy));
     }
@@ -62,7 +79,7 @@ pub fn policies(data: &[u8]) -> bool {
 }
 
 /// One namespace, one service, a pod that calls and one that answers.
-fn world() -> Mesh {
+fn world(authorization: &str) -> Mesh {
     let pod = |name: &str, address: &str| {
         json!({
             "metadata": {
@@ -88,7 +105,7 @@ fn world() -> Mesh {
         },
     });
     let namespace = json!({"metadata": {"name": "shop", "labels": {"meshwright.io/mesh": "fuzz"}}});
-    let spec = json!({"version": "0.2.0", "traffic": {"authorization": "Enforce"}});
+    let spec = json!({"version": "0.2.0", "traffic": {"authorization": authorization}});
     let spec =
         serde_json::from_value(spec).unwrap_or_else(|error| panic!("the world's own MeshConfig: {error}"));
     let mut mesh = Mesh::new(mesh::Settings::new("fuzz", &spec));
