@@ -106,7 +106,7 @@ fn a_bill_of_materials_names_what_is_inside_and_nothing_else() {
     let stanza = |name: &str| {
         format!("Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1:2+3\n")
     };
-    for name in ["libc6", "libssl3"] {
+    for name in ["libc6", "libgcc-s1"] {
         std::fs::write(folder.path().join(name), stanza(name)).unwrap();
     }
     // ours ─▶ linked ─▶ deep; a build script's and a macro's dependencies are not linked.
@@ -136,7 +136,7 @@ fn a_bill_of_materials_names_what_is_inside_and_nothing_else() {
         .iter()
         .map(|package| package["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["meshwright/ours", "libc6", "libssl3", "deep", "linked", "ours"]);
+    assert_eq!(names, ["meshwright/ours", "libc6", "libgcc-s1", "deep", "linked", "ours"]);
     assert_eq!(bill["spdxVersion"], "SPDX-2.3");
     let purl = &bill["packages"][1]["externalRefs"][0]["referenceLocator"];
     assert_eq!(purl, "pkg:deb/debian/libc6@1%3A2%2B3?arch=amd64&distro=debian-12");

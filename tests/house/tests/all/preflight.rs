@@ -106,7 +106,6 @@ fn each_lack_is_named_with_what_to_do() {
         (|m| m.without("apt-get"), "no apt-get", "whole Debian 12"),
         (|m| std::fs::remove_dir_all(m.path("sys")).unwrap(), "cgroups cannot be made", "--cgroupns=private"),
         (|m| m.without("gcc"), "missing: gcc", "apt-get install --no-install-recommends gcc"),
-        (|m| m.program("pkg-config", "exit 1"), "missing: libssl-dev", "apt-get install"),
         (|m| m.program("python3", "echo 3.7"), "python3 is version 3.7", "newer python3"),
         (
             |m| m.program("rustc", "echo 'rustc 1.90.0'"),
