@@ -31,6 +31,8 @@ use crate::cluster::{
     OPERATOR_USER, client, context, control_plane_namespace, make_pods_ready, namespace, until, with_operator,
 };
 
+mod steering;
+
 /// Every sidecar is connected and in sync.
 struct AllInSync(Client);
 
