@@ -297,10 +297,14 @@ fn without_the_capability_the_error_says_so() {
 fn net_admin_and_net_raw_are_enough() {
     isolated("redirect_network::net_admin_and_net_raw_are_enough", || {
         let _outside = pod_and_outside();
-        // The whole file system read-only, as in the pod.
+        // The whole file system read-only, as in the pod. The program may lie on a file system of its own.
         shell("mount --bind / /mnt && mount -o remount,bind,ro /mnt && mount --rbind /proc /mnt/proc");
+        shell(&format!(
+            "mount -t tmpfs tmpfs /mnt/mnt && touch /mnt/mnt/program && mount --bind {PROGRAM} /mnt/mnt/program \
+             && mount -o remount,ro /mnt/mnt"
+        ));
         let few = "setpriv --no-new-privs --bounding-set -all,+net_admin,+net_raw --inh-caps -all";
-        shell(&format!("chroot /mnt {few} {PROGRAM} init"));
+        shell(&format!("chroot /mnt {few} /mnt/program init"));
         assert!(shell("iptables-save -t nat").contains("-A OUTPUT -p tcp -j MESHWRIGHT_OUTBOUND"));
     });
 }
