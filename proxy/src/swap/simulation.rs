@@ -1,5 +1,6 @@
 //! Both slots of a pod over simulated time: launchers that are killed after any action, Envoys that crash, reject or hang,
-//! clocks that jump, files that hold garbage, actions that fail, and a launcher of 0.2.0 on either side.
+//! clocks that jump, files that hold garbage, actions that fail, launchers that get no processor for a while, and a launcher
+//! of 0.2.0 on either side.
 //!
 //! Each seed is one story: ten minutes in which all this happens, then calm. While it lasts nothing may end the traffic but
 //! the death of who carries it; afterwards the slot that is wanted must serve, alone, and with the upkeep of its certificate.
@@ -83,6 +84,8 @@ struct Launcher {
     frozen: bool,
     asked: bool,
     lost_admin: bool,
+    /// It gets no processor until then.
+    stalls: Duration,
 }
 
 struct World {
@@ -105,6 +108,8 @@ struct World {
     old: [bool; 2],
     launchers: [Option<Launcher>; 2],
     restart_at: [Duration; 2],
+    /// Whether anybody asks a sidecar whether it is ready, who would find that its Envoy's admin interface is gone.
+    probed: bool,
     story: Vec<String>,
     swaps: u32,
 }
@@ -113,6 +118,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut chance = Chance(seed);
         let old = [chance.once_in(4), chance.once_in(4)];
+        let probed = chance.once_in(2);
         Self {
             chance,
             now: Duration::ZERO,
@@ -132,6 +138,7 @@ impl World {
             old,
             launchers: [None, None],
             restart_at: [Duration::ZERO; 2],
+            probed,
             story: Vec::new(),
             swaps: 0,
         }
@@ -210,11 +217,23 @@ impl World {
             let slot = if self.chance.once_in(2) { Slot::A } else { Slot::B };
             self.kill(slot, "at random");
         }
+        if self.chance.once_in(100) {
+            self.stall();
+        }
         if self.chance.once_in(1000)
             && let Some(index) = self.envoys.iter().position(|envoy| envoy.phase != Phase::Dead)
         {
             self.envoys[index].phase = Phase::Dead;
             self.tell(&format!("Envoy {index} crashes"));
+        }
+    }
+
+    /// A launcher does not get to look for so long that whole attempts of the other one come and go.
+    fn stall(&mut self) {
+        let (slot, pause) = (self.chance.below(2) as usize, Duration::from_millis(self.chance.below(12_000)));
+        if let Some(launcher) = &mut self.launchers[slot] {
+            launcher.stalls = self.now + pause;
+            self.tell(&format!("{} stalls for {pause:?}", if slot == 0 { Slot::A } else { Slot::B }));
         }
     }
 
@@ -303,6 +322,9 @@ impl World {
             }
             return;
         };
+        if self.now < launcher.stalls {
+            return;
+        }
         let event = launcher.events.pop_front();
         let event =
             event.or_else(|| self.observe(slot)).unwrap_or_else(|| Event::Tick(Box::new(self.look(slot))));
@@ -554,7 +576,7 @@ impl World {
         // It takes the admin interface of the one before it at once.
         self.admin = Some(index);
         for launcher in self.launchers.iter_mut().flatten() {
-            launcher.lost_admin |= launcher.leader.is_some() && launcher.me.slot != slot;
+            launcher.lost_admin |= self.probed && launcher.leader.is_some() && launcher.me.slot != slot;
         }
         if let Some(launcher) = &mut self.launchers[slot as usize] {
             launcher.newcomer = Some(index);
@@ -597,7 +619,10 @@ impl World {
         let (live, idle) = if wanted == Slot::A { (a, b) } else { (b, a) };
         let expected: [(&str, bool); 8] = [
             ("the wanted one serves", envoy.slot == wanted),
-            ("its launcher knows", live.state == State::Serving(envoy.epoch, Health::Well)),
+            (
+                "its launcher knows",
+                matches!(live.state, State::Serving(epoch, Health::Well(_)) if epoch == envoy.epoch),
+            ),
             (
                 "the other one is parked",
                 matches!(idle.state, State::Parked(_)) && !idle.upkeep && !idle.listens,
@@ -637,6 +662,7 @@ impl Launcher {
             frozen: false,
             asked: false,
             lost_admin: false,
+            stalls: Duration::ZERO,
         }
     }
 }

@@ -25,6 +25,9 @@ use crate::supervise::Exit;
 pub const LIMIT: Duration = Duration::from_secs(60);
 /// Between two attempts to hot-restart the own Envoy.
 pub const HEAL_AGAIN: Duration = Duration::from_secs(10);
+/// How often an Envoy that serves is asked whether its admin interface is still there. An attempt of the other slot that
+/// failed in less time than passes between two looks has left nothing else to see, if nobody asks for readiness.
+pub const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What never changes while this program runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,8 +121,8 @@ pub struct Start {
 /// How the own Envoy is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// Well.
-    Well,
+    /// Well, and to be asked again from then on.
+    Well(Duration),
     /// The other slot tries to take over, and may take the admin interface away.
     Attempted,
     /// The admin interface may be gone; to be looked at from then on.
@@ -327,7 +330,7 @@ pub fn step(me: &Me, state: State, now: Duration, event: Event) -> (State, Vec<A
         State::Locking(serving) => locking(me, serving, now, event),
         State::Certifying { purpose, since } => certifying(me, purpose, since, now, event),
         State::Starting { start, serving } => starting(me, start, serving, now, event),
-        State::Settling(start) => settling(me, start, &event),
+        State::Settling(start) => settling(me, start, now, &event),
         State::Serving(epoch, health) => serving(me, epoch, health, now, event),
         State::Retiring(asked) => retiring(me, asked, now, &event),
         State::Over => (State::Over, Vec::new()),
@@ -518,7 +521,7 @@ fn settle(me: &Me, start: Start) -> (State, Vec<Action>) {
     (State::Settling(start), actions)
 }
 
-fn settling(me: &Me, start: Start, event: &Event) -> (State, Vec<Action>) {
+fn settling(me: &Me, start: Start, now: Duration, event: &Event) -> (State, Vec<Action>) {
     match event {
         Event::Asked => (State::Settling(Start { wish: Wish::End, ..start }), Vec::new()),
         Event::NewcomerEnded(exit) | Event::Ended(exit) => over([], Action::End(code(*exit))),
@@ -530,7 +533,7 @@ fn settling(me: &Me, start: Start, event: &Event) -> (State, Vec<Action>) {
             let actions = [Action::Freeze(false), Action::Unlock].into_iter();
             let actions = actions.chain(upkeep.into_iter().flatten());
             match start.wish {
-                Wish::GoOn => (State::Serving(start.epoch, Health::Well), actions.collect()),
+                Wish::GoOn => (State::Serving(start.epoch, Health::Well(now + ASK_AGAIN)), actions.collect()),
                 Wish::End => over(actions, Action::Terminate),
             }
         }
@@ -545,7 +548,9 @@ fn serving(me: &Me, epoch: u32, health: Health, now: Duration, event: Event) -> 
     match event {
         Event::Asked => over([], Action::Terminate),
         Event::Ended(exit) => over([], Action::End(code(exit))),
-        Event::Admin(true) => (go_on(Health::Well), vec![Action::Freeze(false)]),
+        Event::Admin(true) => (go_on(Health::Well(now + ASK_AGAIN)), vec![Action::Freeze(false)]),
+        // One answer that is missing may be a busy machine's.
+        Event::Admin(false) if is_well(health) => (go_on(Health::Doubtful(now)), vec![Action::Freeze(true)]),
         Event::Admin(false) => (State::Locking(Some(epoch)), vec![Action::Lock]),
         Event::Tick(look) => match (look.attempted, look.live) {
             (false, Some(other)) if other.slot != me.slot => {
@@ -553,7 +558,7 @@ fn serving(me: &Me, epoch: u32, health: Health, now: Duration, event: Event) -> 
             }
             // Gone or garbage; without it the other slot could not tell who serves. One that saw an attempt does not know
             // either: if that succeeded, the other one writes it, and if not, its lock is gone in a moment.
-            (false, None) if health == Health::Well || !look.other_alive => {
+            (false, None) if is_well(health) || !look.other_alive => {
                 (go_on(health), vec![Action::SetLive { epoch, drain: me.swap_drain }])
             }
             (false, None) => (go_on(health), Vec::new()),
@@ -561,6 +566,10 @@ fn serving(me: &Me, epoch: u32, health: Health, now: Duration, event: Event) -> 
         },
         _ => (go_on(health), Vec::new()),
     }
+}
+
+fn is_well(health: Health) -> bool {
+    matches!(health, Health::Well(_))
 }
 
 /// Whether this slot is the one that serves, as far as anybody can know.
@@ -578,11 +587,13 @@ fn watch(
 ) -> (State, Vec<Action>) {
     let go_on = |health, actions| (State::Serving(epoch, health), actions);
     match (health, attempted) {
-        (Health::Well, true) => go_on(Health::Attempted, vec![Action::Freeze(true)]),
-        (Health::Well, false) if lost_admin => go_on(Health::Doubtful(now), vec![Action::Freeze(true)]),
+        (Health::Well(_), true) => go_on(Health::Attempted, vec![Action::Freeze(true)]),
+        (Health::Well(_), false) if lost_admin => go_on(Health::Doubtful(now), vec![Action::Freeze(true)]),
         (Health::Attempted, false) => go_on(Health::Doubtful(now), Vec::new()),
-        (Health::Doubtful(at), false) if now >= at => go_on(health, vec![Action::AskAdmin]),
-        (Health::Well | Health::Doubtful(_), false) | (Health::Attempted | Health::Doubtful(_), true) => {
+        (Health::Well(at) | Health::Doubtful(at), false) if now >= at => {
+            go_on(health, vec![Action::AskAdmin])
+        }
+        (Health::Well(_) | Health::Doubtful(_), false) | (Health::Attempted | Health::Doubtful(_), true) => {
             go_on(health, Vec::new())
         }
     }

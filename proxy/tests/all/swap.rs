@@ -196,6 +196,12 @@ impl Pod {
         assert!(ready.is_some(), "{:?}; a: {}\nb: {}", get("/readyz"), self.log(Slot::A), self.log(Slot::B));
     }
 
+    /// Slot a serves, and has its admin interface back. Nobody asks it for readiness meanwhile: it finds out by itself.
+    fn until_healed(&self) {
+        let healed = try_until(|| self.shared.live().filter(|live| live.slot == Slot::A && live.epoch > 0));
+        assert!(healed.is_some(), "a: {}\nb: {}", self.log(Slot::A), self.log(Slot::B));
+    }
+
     fn load(&self) -> Load {
         Load::start(&self.outside, address(POD, HTTP), address(POD, TCP))
     }
@@ -336,8 +342,7 @@ fn a_new_envoy_that_rejects_its_configuration_changes_nothing() {
         traffic(&load);
         // The old one lost its admin interface by this, and gets it back when the configuration is good again.
         pod.controller.configure(serving());
-        let healed = try_until(|| pod.shared.live().filter(|live| live.slot == Slot::A && live.epoch > 0));
-        assert!(healed.is_some(), "{}", pod.log(Slot::A));
+        pod.until_healed();
         pod.until_ready();
         assert_eq!(envoy_version(&pod), ENVOYS[0]);
         traffic(&load);
@@ -354,12 +359,15 @@ fn a_failed_swap_leaves_the_live_slots_certificate_and_upkeep_as_they_were() {
         let before = std::fs::read(&identity).unwrap();
         pod.controller.configure(rejected());
         let program = pod.envoy(ENVOYS[1]);
+        // The whole attempt comes and goes between two looks of the live slot's launcher, as on a quick machine it may.
+        let launcher = pod.process(Slot::A).id();
+        shell(&format!("kill -STOP {launcher}"));
         pod.replace(Slot::B, &program);
         assert_eq!(pod.exit_code(Slot::B), Some(proxy::swap::FAILED));
+        shell(&format!("kill -CONT {launcher}"));
         assert!(before == std::fs::read(&identity).unwrap(), "the one that failed has left its certificate");
         pod.controller.configure(serving());
-        let healed = try_until(|| pod.shared.live().filter(|live| live.slot == Slot::A && live.epoch > 0));
-        assert!(healed.is_some(), "{}", pod.log(Slot::A));
+        pod.until_healed();
         rotates(&pod);
     });
 }
@@ -465,8 +473,7 @@ fn a_new_envoy_that_dies_while_it_waits_changes_nothing() {
         shell(&format!("pkill -KILL -P {launcher}"));
         assert_eq!(pod.exit_code(Slot::B), Some(proxy::swap::FAILED));
         pod.controller.configure(serving());
-        let healed = try_until(|| pod.shared.live().filter(|live| live.slot == Slot::A && live.epoch > 0));
-        assert!(healed.is_some(), "{}", pod.log(Slot::A));
+        pod.until_healed();
         pod.until_ready();
         traffic(&load);
         no_failure(load);
