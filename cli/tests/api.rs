@@ -19,6 +19,8 @@ use crate::verbs::BOOKS;
 use crate::{meshwright, stdout};
 
 const VARIABLE: &str = "MESHWRIGHT_TEST_KUBECONFIG";
+/// Much longer than anything takes; a test that waits so long has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn kubeconfig() -> String {
     std::env::var(VARIABLE).unwrap_or_else(|_| {
@@ -48,11 +50,12 @@ fn is_noise(resource: &ApiResource) -> bool {
 
 /// `kind namespace/name labels` of everything that the API server holds.
 async fn objects(client: &Client) -> BTreeSet<String> {
+    let deadline = Instant::now() + DEADLINE;
     let discovery = loop {
         match Discovery::new(client.clone()).run().await {
             Ok(discovery) => break discovery,
             // A group that is going just now: still named, and not there when asked.
-            Err(kube::Error::Api(status)) if status.code == 404 => {
+            Err(kube::Error::Api(status)) if status.code == 404 && Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             Err(error) => panic!("{error}"),
@@ -78,7 +81,7 @@ async fn objects(client: &Client) -> BTreeSet<String> {
 
 /// Waits until the two sets are the same; some controllers of Kubernetes tidy up a moment later.
 async fn same_again(client: &Client, before: &BTreeSet<String>) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + DEADLINE;
     loop {
         let after = objects(client).await;
         if after == *before {
@@ -324,7 +327,7 @@ async fn gone<K>(api: &Api<K>, name: &str)
 where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + DEADLINE;
     // Without its definition, the API server knows no such path.
     let is_there = || async {
         match api.get_opt(name).await {

@@ -375,7 +375,8 @@ pub struct MeshConfigStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready`, `Reconciling`, `Stalled` (kstatus), `ControlPlaneReady`, `PoliciesApplied`, `ProxiesInSync`,
-    /// `CertificatesIssued`, `PodsInjected`, and while it lasts `RootRotation`.
+    /// `CertificatesIssued`, `PodsInjected`, and while they last `RootRotation`, `NamespaceConflict` and `PruningHeld`
+    /// (what is no longer wanted is left, and why).
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// Wanted and running release.

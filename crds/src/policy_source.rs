@@ -31,7 +31,8 @@ pub struct PolicySourceSpec {
     #[serde(default = "default_interval")]
     pub interval: String,
     /// Whether objects that vanish from Git (or whose source is deleted) are deleted from the cluster. If not, they
-    /// stay there and no longer count: only what `status.inventory` lists is enforced.
+    /// stay there. What vanished from Git no longer counts: only what `status.inventory` lists is enforced. What it lists
+    /// when the source is deleted loses the source's label and counts from then on like any object written by hand.
     #[serde(default = "default_prune")]
     pub prune: bool,
     /// Stops fetching and applying; what is applied stays in force.

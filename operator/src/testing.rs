@@ -6,12 +6,38 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use gitops::worker::{Addresses, Program};
 use http::{Method, Request, Response, StatusCode};
 use kube::Client;
 use kube::client::Body;
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use runtime::lease::Mandate;
+use runtime::shutdown::Shutdown;
 use serde_json::{Value, json};
 use tower::{BoxError, Service};
+
+use crate::context::{Git, Settings};
+
+/// A context of a leader of term 7 that works on a server; its Git is a program that is not there.
+pub fn context(server: &ApiServer) -> Arc<crate::context::Context> {
+    with_git(server, Program::at("/does/not/exist"))
+}
+
+/// The same with another program for Git.
+pub fn with_git(server: &ApiServer, program: Program) -> Arc<crate::context::Context> {
+    let given = Settings {
+        namespace: "system".into(),
+        image_prefix: String::new(),
+        catalogue: upgrades::Catalogue::embedded(),
+        cluster_domain: "cluster.local".into(),
+        pod: None,
+        git: Git { program, addresses: Addresses::default() },
+    };
+    let mandate = Mandate::unlimited(7);
+    let registry = &mut Registry::default();
+    crate::context::Context::new(server.client(), mandate, given, registry, Shutdown::default())
+}
 
 /// What happens to an object before it is stored: an admission webhook.
 type Admission = Box<dyn Fn(&mut Value) + Send>;
@@ -206,7 +232,11 @@ fn merge(into: &mut Value, from: &Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
+                if value.is_null() {
+                    into.remove(key);
+                } else {
+                    merge(into.entry(key).or_insert(Value::Null), value);
+                }
             }
         }
         (into, from) => *into = from.clone(),

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)] // A test binary: a helper that fails should fail the test.
 
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crds::{PolicySource, TrafficSplit};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -26,6 +27,12 @@ use git_server::GitServer;
 use work_tree::WorkTree;
 
 const NAMESPACE: &str = "t-fencing";
+/// A lease of the tests, so that many rounds take little time.
+const SHORT: &[&str] = &["--lease-seconds", "3"];
+/// The lease that an installation has.
+const SHIPPED: &[&str] = &[];
+/// For how long the leader with the shipped lease is stopped: several times that lease.
+const STOPPED: Duration = Duration::from_secs(60);
 /// Objects of a commit: enough that the leader is stopped among them.
 const OBJECTS: usize = 60;
 
@@ -36,9 +43,10 @@ struct Operator {
 }
 
 impl Operator {
-    fn start(name: &'static str) -> Self {
+    fn start(name: &'static str, lease: &[&str]) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_meshwright-operator"))
-            .args(["--namespace", NAMESPACE, "--admin", "127.0.0.1:0", "--lease-seconds", "3"])
+            .args(["--namespace", NAMESPACE, "--admin", "127.0.0.1:0"])
+            .args(lease)
             .args(["--git-allow", "127.0.0.0/8", "--pod-name", name])
             .env("KUBECONFIG", cluster::kubeconfig())
             .stdout(Stdio::null())
@@ -112,6 +120,15 @@ impl Scene {
         .await;
     }
 
+    async fn remove_source(&self) {
+        let sources: Api<PolicySource> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let _ = sources.delete("policies", &DeleteParams::default()).await;
+        until("the source to go", || async {
+            sources.get_opt("policies").await.unwrap().map_or(Ok(()), |_| Err("it is there".to_owned()))
+        })
+        .await;
+    }
+
     async fn lease(&self) -> (String, i32) {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
         let spec = api.get_opt("meshwright-operator").await.unwrap().and_then(|lease| lease.spec);
@@ -138,57 +155,74 @@ impl Scene {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_was_stopped_writes_nothing_after_another_took_over() {
-    let scene = Scene::new().await;
-    let sources: Api<PolicySource> = Api::namespaced(scene.client.clone(), NAMESPACE);
-    let leases: Api<Lease> = Api::namespaced(scene.client.clone(), NAMESPACE);
-    // What an earlier run left, which had no operator to clean up after it any more.
-    let _ = leases.delete("meshwright-operator", &DeleteParams::default()).await;
-    let mut first = Operator::start("a");
-    let mut term = scene.led_by("a").await;
-    let _ = sources.delete("policies", &DeleteParams::default()).await;
-    until("the old source to go", || async {
-        sources.get_opt("policies").await.unwrap().map_or(Ok(()), |_| Err("it is there".to_owned()))
-    })
-    .await;
-    let mut weight = 1;
-    let mut newest = scene.commit(weight);
-    let git = json!({"git": {"url": format!("{}/r/.git", scene.server.url)}, "interval": "1s"});
-    let source = PolicySource::new("policies", serde_json::from_value(git).unwrap());
-    sources.create(&PostParams::default(), &source).await.unwrap();
-    scene.in_force(&newest).await;
-    for next in ["b", "a", "b"] {
-        let second = Operator::start(next);
-        // In the middle of bringing a commit into force.
-        weight += 1;
-        let half = scene.commit(weight);
-        scene.attempted(&half).await;
-        first.signal(Signal::STOP);
-        let later = scene.led_by(second.name).await;
-        assert!(later > term, "each leadership has a higher term: {later} after {term}");
-        term = later;
-        weight += 1;
-        newest = scene.commit(weight);
-        scene.in_force(&newest).await;
-        let before = settled(&scene).await;
-        first.signal(Signal::CONT);
-        until("the first to give up", || {
-            let ended = first.child.try_wait().unwrap();
+/// What the story has come to: the weight in the newest commit, and the term of who leads.
+struct Story<'a> {
+    scene: &'a Scene,
+    weight: usize,
+    term: i32,
+}
+
+impl Story<'_> {
+    fn commit(&mut self) -> String {
+        self.weight += 1;
+        self.scene.commit(self.weight)
+    }
+
+    /// Stops the leader in the middle of bringing a commit into force; the next one takes over and brings another.
+    async fn depose(&mut self, leader: &Operator, next: Operator) -> Operator {
+        let half = self.commit();
+        self.scene.attempted(&half).await;
+        leader.signal(Signal::STOP);
+        let later = self.scene.led_by(next.name).await;
+        assert!(later > self.term, "each leadership has a higher term: {later} after {}", self.term);
+        self.term = later;
+        let newest = self.commit();
+        self.scene.in_force(&newest).await;
+        next
+    }
+
+    /// Lets a stopped one go on: it gives up and has written nothing.
+    async fn wake(&self, mut stopped: Operator) {
+        let before = settled(self.scene).await;
+        stopped.signal(Signal::CONT);
+        until("the stopped leader to give up", || {
+            let ended = stopped.child.try_wait().unwrap();
             std::future::ready(ended.map(|_| ()).ok_or_else(|| "it goes on".to_owned()))
         })
         .await;
-        let after = scene.state().await;
-        assert_eq!(after, before, "the stopped leader wrote");
-        assert_eq!(scene.source().await.status.unwrap().leader_term, Some(i64::from(term)));
-        first = second;
+        assert_eq!(self.scene.state().await, before, "the stopped leader wrote");
+        let term = self.scene.source().await.status.unwrap().leader_term;
+        assert_eq!(term, Some(i64::from(self.term)));
     }
+}
+
+/// The first leader has the lease of an installation and is stopped for a minute; while it is, three others are stopped and
+/// woken, each with a short lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_stopped_writes_nothing_after_another_took_over() {
+    let scene = Scene::new().await;
+    let leases: Api<Lease> = Api::namespaced(scene.client.clone(), NAMESPACE);
+    // What an earlier run left, which had no operator to clean up after it any more.
+    let _ = leases.delete("meshwright-operator", &DeleteParams::default()).await;
+    let long = Operator::start("long", SHIPPED);
+    let mut story = Story { scene: &scene, weight: 0, term: scene.led_by("long").await };
+    scene.remove_source().await;
+    let first = story.commit();
+    let git = json!({"git": {"url": format!("{}/r/.git", scene.server.url)}, "interval": "1s"});
+    let source = PolicySource::new("policies", serde_json::from_value(git).unwrap());
+    let sources: Api<PolicySource> = Api::namespaced(scene.client.clone(), NAMESPACE);
+    sources.create(&PostParams::default(), &source).await.unwrap();
+    scene.in_force(&first).await;
+    let mut leader = story.depose(&long, Operator::start("a", SHORT)).await;
+    let since = Instant::now();
+    for next in ["b", "a", "b"] {
+        let next = story.depose(&leader, Operator::start(next, SHORT)).await;
+        story.wake(std::mem::replace(&mut leader, next)).await;
+    }
+    tokio::time::sleep(STOPPED.saturating_sub(since.elapsed())).await;
+    story.wake(long).await;
     // Nobody's objects are left to the next run.
-    sources.delete("policies", &DeleteParams::default()).await.unwrap();
-    until("the source to go", || async {
-        sources.get_opt("policies").await.unwrap().map_or(Ok(()), |_| Err("it is there".to_owned()))
-    })
-    .await;
+    scene.remove_source().await;
 }
 
 /// The state once the leader has nothing more to do: all objects are of the newest commit, and two looks are equal.

@@ -12,9 +12,12 @@ use serde_json::{Value, json};
 use super::build::{self, Scope};
 use super::facts::{Facts, NamespaceFact};
 use super::plan::Plan;
+use super::pruning::Left;
 use super::rotation::SecretAction;
 use crate::apply::{self, ApplyError, Key, MANAGER, Outcome, REVISION_MANAGER, Selection};
 use crate::context::Context;
+
+mod unbound;
 
 /// What executing a plan came to.
 #[derive(Debug, Default)]
@@ -25,6 +28,8 @@ pub struct Done {
     pub deleted: Vec<Key>,
     /// What failed; the rest was done all the same.
     pub failures: Vec<ExecuteError>,
+    /// Why nothing, or not everything, that is no longer wanted was deleted.
+    pub left: Option<Left>,
 }
 
 /// Something that could not be done.
@@ -42,6 +47,27 @@ pub enum ExecuteError {
     /// A namespace could not be labelled.
     #[error("cannot label namespace {0}")]
     Namespace(String, #[source] Box<kube::Error>),
+    /// Nobody gave the operator its rights in the control plane's namespace.
+    #[error("{}", unbound::words(namespace, operator))]
+    Unbound {
+        /// The control plane's namespace.
+        namespace: String,
+        /// The operator's own.
+        operator: String,
+    },
+}
+
+impl ExecuteError {
+    /// Whether the API server says that it may not be done.
+    fn is_forbidden(&self) -> bool {
+        let (Self::Apply(ApplyError::Api { source, .. })
+        | Self::Secret(_, source)
+        | Self::Namespace(_, source)) = self
+        else {
+            return false;
+        };
+        matches!(&**source, kube::Error::Api(status) if status.is_forbidden())
+    }
 }
 
 impl Done {
@@ -82,11 +108,11 @@ pub async fn execute(
         done.note(apply::key(object), result);
     }
     label_namespaces(&ctx.client, mesh, plan, facts, &mut done).await;
-    // Without the published roots neither copies nor webhooks can be built; those that exist are not unwanted.
-    let complete = facts.trust_bundle.is_some() || facts.webhooks.is_empty();
-    if done.failures.is_empty() && plan.verdict_allows_pruning() && complete {
+    done.left = if done.failures.is_empty() { plan.left(facts) } else { Some(Left::AfterFailure) };
+    if matches!(done.left, None | Some(Left::InUse(_))) {
         prune(ctx, mesh, plan, facts, children, &mut done).await;
     }
+    unbound::name(ctx, mesh, &mut done).await;
     ctx.metrics.writes.inc_by(done.written.len() as u64);
     ctx.metrics.deletions.inc_by(done.deleted.len() as u64);
     done

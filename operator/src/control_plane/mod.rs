@@ -35,6 +35,7 @@ mod gather;
 pub mod namespaces;
 mod orphans;
 pub mod plan;
+pub mod pruning;
 pub mod report;
 pub mod revisions;
 pub mod rotation;
@@ -154,7 +155,7 @@ impl Reconciler {
             // The published roots may not have reached everybody: the next step is not ordered.
             root = root.held_back(seen.before.as_ref());
         }
-        let status = report::status(mesh, &facts, &plan, &root, failure.as_deref(), now);
+        let status = report::status(mesh, &facts, &plan, &root, &done, now);
         self.write(mesh, &facts, &status, &done).await?;
         match failure {
             Some(failure) => Err(ReconcileError::Execute(failure)),

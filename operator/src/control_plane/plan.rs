@@ -9,6 +9,7 @@ use upgrades::Catalogue;
 use super::build::{Blueprint, default_injection_name, injection_name};
 use super::facts::Facts;
 use super::namespaces::{self, Membership};
+use super::pruning::Left;
 use super::revisions::{self, Revisions, Verdict};
 
 /// What shall be.
@@ -32,11 +33,22 @@ impl Plan {
         Self { rival, revisions, membership }
     }
 
-    /// A version that cannot be had changes nothing, so nothing is deleted because of it either. What the last good
-    /// version needs is still put back when somebody removes it.
+    /// What is left although it is no longer wanted. A version that cannot be had changes nothing, so nothing is deleted
+    /// because of it either; what the last good version needs is still put back when somebody removes it.
     #[must_use]
-    pub fn verdict_allows_pruning(&self) -> bool {
-        !matches!(self.revisions.verdict, Verdict::Refused { .. }) && self.membership.bad_selector.is_none()
+    pub fn left(&self, facts: &Facts) -> Option<Left> {
+        if matches!(self.revisions.verdict, Verdict::Refused { .. }) {
+            return Some(Left::VersionRefused);
+        }
+        if self.membership.bad_selector.is_some() {
+            return Some(Left::BadSelector);
+        }
+        // Without the published roots neither copies nor webhooks can be built; those that exist are not unwanted.
+        if facts.trust_bundle.is_none() && !facts.webhooks.is_empty() {
+            return Some(Left::RootsUnpublished);
+        }
+        let kept = &self.revisions.keep;
+        (!kept.is_empty()).then(|| Left::InUse(kept.iter().cloned().collect()))
     }
 
     /// The children's common input.

@@ -10,6 +10,7 @@ use crds::sidecar_settings::SidecarSettings;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
+use super::execute::{Done, ExecuteError};
 use super::facts::Facts;
 use super::plan::Plan;
 use super::revisions::Verdict;
@@ -23,19 +24,19 @@ mod root;
 pub use fleet::{ESCAPED_NEXT, pods_injected, policies, proxies_in_sync};
 use root::{certificates, of_the_root};
 
-/// The new status. `failure` is what could not be done.
+/// The new status. `done` is what came of the plan.
 #[must_use]
 pub fn status(
     mesh: &MeshConfig,
     facts: &Facts,
     plan: &Plan,
     root: &Decision,
-    failure: Option<&str>,
+    done: &Done,
     now: Timestamp,
 ) -> MeshConfigStatus {
     let before = mesh.status.clone().unwrap_or_default();
     let mut conditions = Conditions::from(&before.conditions, mesh.metadata.generation, now);
-    conditions.stand(&standing(mesh, facts, plan, root, failure));
+    conditions.stand(&standing(mesh, facts, plan, root, done.failures.first()));
     certificates(&mut conditions, root);
     let (state, reason, message) = control_plane_ready(facts, plan);
     conditions.set("ControlPlaneReady", state, reason, &message);
@@ -48,6 +49,10 @@ pub fn status(
     match conflict(mesh, plan) {
         Some(message) => conditions.set("NamespaceConflict", State::True, "NamespaceConflict", &message),
         None => conditions.remove("NamespaceConflict"),
+    }
+    match &done.left {
+        Some(left) => conditions.set("PruningHeld", State::True, left.reason(), &left.to_string()),
+        None => conditions.remove("PruningHeld"),
     }
     let upgrade = facts
         .upgrades
@@ -195,7 +200,7 @@ fn standing(
     facts: &Facts,
     plan: &Plan,
     root: &Decision,
-    failure: Option<&str>,
+    failure: Option<&ExecuteError>,
 ) -> Standing {
     let stalled = |reason, message| Standing::Stalled { reason, message };
     let reconciling = |reason, message| Standing::Reconciling { reason, message };
@@ -214,8 +219,15 @@ fn standing(
             format!("spec.watchedNamespaces.selector: {error}; no namespace is let go"),
         );
     }
-    if let Some(failure) = failure {
-        return reconciling("ApplyFailed", format!("tried again soon: {failure}"));
+    match failure {
+        None => {}
+        Some(unbound @ ExecuteError::Unbound { .. }) => {
+            return stalled("RoleBindingMissing", unbound.to_string());
+        }
+        Some(failure) => {
+            let failure = runtime::logging::chain(failure);
+            return reconciling("ApplyFailed", format!("tried again soon: {failure}"));
+        }
     }
     let missing = incomplete(facts, plan);
     if !missing.is_empty() {

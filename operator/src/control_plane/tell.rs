@@ -15,7 +15,8 @@ use crate::context::Context;
 use crate::events::{Told, Weight};
 
 const ACTION: &str = "Reconcile";
-/// Problems that are told per pass; what was told does not count, so the rest follow with the next passes.
+/// Problems, and pods that escaped, that are told per pass; what was told does not count, so the rest follow with the next
+/// passes.
 const AT_ONCE: usize = 20;
 
 /// Tells what changed with this pass.
@@ -55,7 +56,8 @@ async fn tell_escaped(ctx: &Context, mesh: &MeshConfig, facts: &Facts, after: &M
     let members = after.namespaces.iter().cloned().collect();
     let escaped: Vec<_> = facts.escaped(&members).collect();
     ctx.metrics.escaped(&mesh.name_any(), escaped.len());
-    for (pod, missed) in escaped.into_iter().take(AT_ONCE) {
+    let mut told = 0;
+    for (pod, missed) in escaped {
         let reference = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
@@ -65,7 +67,12 @@ async fn tell_escaped(ctx: &Context, mesh: &MeshConfig, facts: &Facts, after: &M
             ..Default::default()
         };
         let note = format!("it runs without a sidecar: {}. {ESCAPED_NEXT}", missed.explanation());
-        ctx.events.tell_about(&reference, Weight::Warning, "WithoutSidecar", "Inject", &note).await;
+        if ctx.events.say(&reference, Weight::Warning, "WithoutSidecar", "Inject", &note).await == Told::Now {
+            told += 1;
+        }
+        if told >= AT_ONCE {
+            break;
+        }
     }
 }
 
@@ -144,4 +151,53 @@ async fn tell_problem(ctx: &Context, problem: &ProblemReport) -> Told {
         ctx.events.said(&by_name, &problem.reason, &problem.message);
     }
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use k8s_openapi::api::core::v1::Event;
+    use kube::api::ListParams;
+    use serde_json::json;
+
+    use super::super::facts::BarePod;
+    use super::*;
+    use crate::fleet::FleetView;
+    use crate::testing::{ApiServer, context};
+
+    /// Names of the objects that Events are about.
+    async fn told(server: &ApiServer, reason: &str) -> BTreeSet<String> {
+        let events: Api<Event> = Api::namespaced(server.client(), "shop");
+        let events = events.list(&ListParams::default()).await.unwrap();
+        let about = events.items.into_iter().filter(|event| event.reason.as_deref() == Some(reason));
+        about.filter_map(|event| event.involved_object.name).collect()
+    }
+
+    #[tokio::test]
+    async fn every_problem_and_every_escaped_pod_gets_its_event_a_few_with_each_pass() {
+        let server = ApiServer::default();
+        let ctx = context(&server);
+        let name = |kind: &str, n: usize| format!("{kind}-{n:02}");
+        let problem = |n| {
+            let report = json!({"kind": "TrafficTarget", "namespace": "shop", "name": name("target", n),
+                "reason": "Bad", "message": "it is"});
+            serde_json::from_value::<ProblemReport>(report).unwrap()
+        };
+        let pod =
+            |n| BarePod { namespace: "shop".into(), name: name("pod", n), uid: n.to_string(), made: None };
+        let facts = Facts {
+            fleet: Some(FleetView { problems: (0..50).map(problem).collect(), ..Default::default() }),
+            bare: (0..50).map(pod).collect(),
+            ..Default::default()
+        };
+        let after = MeshConfigStatus { namespaces: vec!["shop".to_owned()], ..Default::default() };
+        let spec = serde_json::from_value(json!({"version": "0.1.0"})).unwrap();
+        let mesh = MeshConfig::new("m", spec);
+        for expected in [20, 40, 50, 50] {
+            tell(&ctx, &mesh, &facts, &after, &Done::default()).await;
+            assert_eq!(told(&server, "Bad").await.len(), expected);
+            assert_eq!(told(&server, "WithoutSidecar").await.len(), expected);
+        }
+    }
 }

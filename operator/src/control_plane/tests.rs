@@ -11,6 +11,7 @@ use upgrades::Catalogue;
 
 use super::facts::{BarePod, DeploymentFact, Facts, NamespaceFact, PodFact};
 use super::plan::Plan;
+use super::pruning::Left;
 use super::revisions::Verdict;
 
 fn mesh(name: &str, version: &str, effective: &str) -> MeshConfig {
@@ -65,7 +66,7 @@ fn the_first_release_is_in_effect_when_its_control_plane_is_complete() {
 fn an_unknown_version_keeps_the_old_one_and_names_the_known() {
     let plan = decide(&mesh("m", "9.9.9", "0.1.0"), Facts::default());
     assert_eq!((plan.revisions.effective.as_str(), &plan.revisions.build), ("0.1.0", &set(&["0.1.0"])));
-    assert!(!plan.verdict_allows_pruning());
+    assert_eq!(plan.left(&Facts::default()), Some(Left::VersionRefused));
     let Verdict::Refused { reason, message } = plan.revisions.verdict else { panic!("{plan:?}") };
     assert_eq!(reason, "UnknownVersion");
     assert!(message.contains("0.1.0") && message.contains("0.2.0"), "{message}");
@@ -239,7 +240,7 @@ fn a_bad_selector_lets_nobody_go() {
     let plan = decide(&mesh, Facts { namespaces: vec![shop], ..Default::default() });
     assert!(plan.membership.bad_selector.is_some() && plan.membership.unlabel.is_empty());
     assert_eq!(plan.membership.members, set(&["shop"]));
-    assert!(!plan.verdict_allows_pruning());
+    assert_eq!(plan.left(&Facts::default()), Some(Left::BadSelector));
 }
 
 #[test]
@@ -344,4 +345,40 @@ fn the_leg_that_was_seen_is_that_of_the_upgrade_that_runs() {
     assert_eq!(seen(vec![over.clone(), upgrade(turned)]), Some(("u".to_owned(), 2)));
     assert_eq!(seen(vec![over, upgrade(json!({}))]), Some(("u".to_owned(), 0)), "one that has not begun");
     assert_eq!(seen(Vec::new()), None);
+}
+
+/// What is not deleted has a reason, and the condition says it as long as it holds.
+#[test]
+fn what_is_left_although_it_is_not_wanted_says_why() {
+    use super::execute::{Done, ExecuteError};
+    let mut mesh = mesh("m", "0.2.0", "0.2.0");
+    let webhooks: BTreeSet<_> = ["meshwright-injector-m-0-2-0".to_owned()].into();
+    let facts = Facts { webhooks, ..Default::default() };
+    let left = |mesh: &MeshConfig, facts: &Facts| decide(mesh, facts.clone()).left(facts);
+    assert_eq!(left(&mesh, &facts), Some(Left::RootsUnpublished));
+    let facts = Facts { trust_bundle: Some("roots".into()), ..facts };
+    assert_eq!(left(&mesh, &facts), None);
+    let used = Facts { pods: vec![pod("a", "0.0.1")], ..facts.clone() };
+    assert_eq!(left(&mesh, &used), Some(Left::InUse(vec!["0.0.1".to_owned()])));
+    let now = k8s_openapi::jiff::Timestamp::from_second(500).unwrap();
+    let mut said = |done: &Done| {
+        let plan = decide(&mesh, facts.clone());
+        let root = super::rotation::Decision::make(&super::rotation::observe(&mesh, &facts, now));
+        let status = super::report::status(&mesh, &facts, &plan, &root, done, now);
+        mesh.status = Some(status.clone());
+        status.conditions
+    };
+    let unbound = ExecuteError::Unbound { namespace: "mine".into(), operator: "system".into() };
+    let done = Done { failures: vec![unbound], left: Some(Left::AfterFailure), ..Default::default() };
+    let conditions = said(&done);
+    let find = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+    assert_eq!(
+        (find("PruningHeld").status.as_str(), find("PruningHeld").reason.as_str()),
+        ("True", "ApplyFailed")
+    );
+    assert_eq!(
+        (find("Stalled").status.as_str(), find("Stalled").reason.as_str()),
+        ("True", "RoleBindingMissing")
+    );
+    assert!(said(&Done::default()).iter().all(|condition| condition.type_ != "PruningHeld"));
 }

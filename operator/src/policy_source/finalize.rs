@@ -1,8 +1,16 @@
-//! A deleted source takes its objects with it. It never blocks its namespace's deletion for long.
+//! What becomes of the objects of a deleted source: they go with it (`prune`), or they stay and are no longer its. It
+//! never blocks its namespace's deletion for long.
+//!
+//! **Objects that stay** (`prune: false`) lose the label of their source before it goes, those that its seal lists: who was
+//! enforcing them goes on, and who begins later takes them for what they are then, objects that somebody wrote. With the
+//! label, a controller that knew the source would enforce them, and one that did not would not. That goes for those too
+//! whose content is no longer the sealed one: a label that stayed would keep the old content in force in some controllers
+//! and nothing in others. What had vanished from Git before keeps its label, so that it does not count again.
 
 use std::time::Duration;
 
 use crds::PolicySource;
+use crds::labels::{COMMIT, FILE, SOURCE};
 use gitops::Namespaces;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -10,33 +18,29 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use serde_json::json;
 
-use super::cluster::{Cluster, ClusterError, MANAGER};
-use super::execute;
+use super::cluster::{Cluster, ClusterError, MANAGER, keys};
+use super::{execute, report};
 use crate::context::Context;
 use crate::events::Weight;
 
-/// On a source whose objects are deleted with it.
+/// On each source, so that nothing of it is left behind as its.
 pub const FINALIZER: &str = "meshwright.io/policy-source";
 /// After so long the source is let go, whatever is left.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Sets or removes the finalizer, as `prune` says.
+/// Sets the finalizer where it is missing.
 pub async fn guard(cluster: &Cluster, source: PolicySource) -> Result<PolicySource, ClusterError> {
-    let has = source.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
-    match (source.spec.prune, has) {
-        (true, false) => {
-            let finalizers = source.finalizers().iter().cloned().chain([FINALIZER.to_owned()]).collect();
-            set(cluster, &source, finalizers).await?;
-        }
-        (false, true) => release(cluster, &source).await?,
-        (true, true) | (false, false) => return Ok(source),
+    if source.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        return Ok(source);
     }
+    let finalizers = source.finalizers().iter().cloned().chain([FINALIZER.to_owned()]).collect();
+    set(cluster, &source, finalizers).await?;
     // Its resource version is another now.
     let gone = || ClusterError::Raced(cluster.label.clone());
     cluster.read_source().await?.ok_or_else(gone)
 }
 
-/// Deletes the objects of a deleted source, then lets it go.
+/// Deletes or sets free the objects of a deleted source, then lets it go.
 pub async fn finalize(
     ctx: &Context,
     cluster: &Cluster,
@@ -58,7 +62,26 @@ pub async fn finalize(
 
 async fn clean(ctx: &Context, cluster: &Cluster, source: &PolicySource) -> Result<(), ClusterError> {
     let live = cluster.labelled(&Namespaces::Any).await?;
-    execute::prune(ctx, cluster, source, &live, &[]).await
+    if source.spec.prune {
+        return execute::prune(ctx, cluster, source, &live, &[]).await;
+    }
+    // In the order of the seal; what is done already has no label of ours any more.
+    for (key, _) in keys(&report::inventory(source)) {
+        let Some(found) = live.get(&key) else { continue };
+        let patch = json!({"metadata": {
+            "resourceVersion": found.object.resource_version(),
+            "labels": {SOURCE: null},
+            "annotations": {COMMIT: null, FILE: null},
+        }});
+        let params =
+            PatchParams { field_manager: Some(cluster.manager(Some(found))), ..PatchParams::default() };
+        match cluster.api(&key).patch_metadata(&key.name, &params, &Patch::Merge(patch)).await {
+            Ok(_) => ctx.metrics.writes.inc(),
+            Err(kube::Error::Api(status)) if status.is_not_found() => continue,
+            Err(error) => return Err(ClusterError::write("take the label off", &key)(error)),
+        };
+    }
+    Ok(())
 }
 
 fn is_overdue(source: &PolicySource) -> bool {

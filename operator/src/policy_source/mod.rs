@@ -14,7 +14,7 @@
 //! sees the same repository and the same cluster and does what is left.
 //!
 //! **`prune: false`** leaves objects that vanished from Git in the cluster. The seal does not list them, so they no
-//! longer count. The same goes for the objects of a deleted source with `prune: false`.
+//! longer count. What the seal of a deleted source lists becomes its author's (`finalize`).
 //!
 //! **Nobody else's word counts.** Each write carries what was read: an object that somebody wrote meanwhile is looked at
 //! again, not overwritten, so two sources cannot both take one; and what the API server stored is compared with what
@@ -140,11 +140,11 @@ impl Reconciler {
             self.memories.forget(id);
             return finalize::finalize(&self.ctx, &cluster, &source).await;
         }
+        let source = finalize::guard(&cluster, source).await?;
         if source.spec.suspend {
             self.report(&source, &Verdict::Suspended).await?;
             return Ok(Action::await_change());
         }
-        let source = finalize::guard(&cluster, source).await?;
         let result = self.pass(&cluster, &source).await;
         if let Err(error) = &result {
             self.failed(&cluster, error).await?;

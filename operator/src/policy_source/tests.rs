@@ -5,17 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gitops::git::Fetched;
-use gitops::worker::{Addresses, Program};
+use gitops::worker::Program;
 use gitops::{Commit, RepoPath};
 use kube::runtime::reflector::store;
-use prometheus_client::registry::Registry;
-use runtime::lease::Mandate;
-use runtime::shutdown::Shutdown;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::context::{Git, Settings as Given};
-use crate::testing::ApiServer;
+use crate::testing::{self, ApiServer};
 
 const SOURCE: &str = "/apis/meshwright.io/v1alpha1/namespaces/team/policysources/policies";
 const SPLIT: &str = "/apis/split.smi-spec.io/v1alpha4/namespaces/team/trafficsplits/a";
@@ -43,18 +39,12 @@ fn target() -> String {
 
 impl Scene {
     fn new() -> Self {
+        Self::with_git(Program::at("/does/not/exist"))
+    }
+
+    fn with_git(program: Program) -> Self {
         let server = ApiServer::default();
-        let given = Given {
-            namespace: "system".into(),
-            image_prefix: String::new(),
-            catalogue: upgrades::Catalogue::embedded(),
-            cluster_domain: "cluster.local".into(),
-            pod: None,
-            git: Git { program: Program::at("/does/not/exist"), addresses: Addresses::default() },
-        };
-        let mandate = Mandate::unlimited(7);
-        let ctx =
-            Context::new(server.client(), mandate, given, &mut Registry::default(), Shutdown::default());
+        let ctx = testing::with_git(&server, program);
         let fetching = Fetching::new(&ctx, std::env::temp_dir());
         let (sources, _) = store();
         let reconciler = Reconciler { ctx, fetching, memories: Memories::default(), sources };
@@ -68,7 +58,7 @@ impl Scene {
     /// The source follows this commit now.
     fn commit(&self, letter: &str, text: &str) {
         let id = letter.repeat(40);
-        let spec = json!({"git": {"url": "https://git.example/r", "ref": {"commit": id}}, "prune": true});
+        let spec = json!({"git": {"url": "https://8.8.8.8/r", "ref": {"commit": id}}, "prune": true});
         let mut source = self.server.get(SOURCE).unwrap_or_else(|| {
             json!({"apiVersion": "meshwright.io/v1alpha1", "kind": "PolicySource", "metadata":
                 {"name": "policies", "namespace": "team", "finalizers": [finalize::FINALIZER]}})
@@ -252,4 +242,126 @@ async fn a_line_that_is_inserted_rewrites_no_object_after_it() {
     scene.pass().await.unwrap();
     assert_eq!(scene.applied(), "b");
     assert_eq!(scene.server.get(SPLIT), before);
+}
+
+impl Scene {
+    /// Writes into the source, as a person would.
+    fn edit(&self, change: impl FnOnce(&mut Value)) {
+        let mut source = self.server.get(SOURCE).unwrap();
+        change(&mut source);
+        self.server.put(SOURCE, source);
+    }
+
+    fn source_of(&self, path: &str) -> Option<String> {
+        let object = self.server.get(path).unwrap();
+        object["metadata"]["labels"][crds::labels::SOURCE].as_str().map(str::to_owned)
+    }
+
+    fn finalizers(&self) -> Value {
+        self.server.get(SOURCE).unwrap()["metadata"]["finalizers"].clone()
+    }
+}
+
+/// `prune: false`, killed after any write: what the seal lists is its author's in the end, whatever it holds by then; what
+/// had vanished from Git before stays the source's and counts for nothing.
+#[tokio::test]
+async fn a_deleted_source_that_does_not_prune_lets_its_objects_go() {
+    let vanished = TARGET.replace("/buyer", "/gone");
+    for killed_at in 0.. {
+        let scene = Scene::new();
+        scene.commit("a", &(text(1) + &target() + &target().replace("name: buyer", "name: gone")));
+        scene.edit(|source| source["spec"]["prune"] = json!(false));
+        scene.pass().await.unwrap();
+        scene.commit("b", &(text(1) + &target()));
+        scene.edit(|source| source["spec"]["prune"] = json!(false));
+        scene.pass().await.unwrap();
+        assert_eq!(scene.finalizers(), json!([finalize::FINALIZER]), "it would go before its objects");
+        let mut edited = scene.server.get(SPLIT).unwrap();
+        edited["spec"]["backends"][0]["weight"] = json!(5);
+        scene.server.put(SPLIT, edited);
+        scene.edit(|source| source["metadata"]["deletionTimestamp"] = json!(Timestamp::now().to_string()));
+        let mut writes = 0;
+        scene.server.fail(move |method, _| {
+            writes += usize::from(*method != http::Method::GET);
+            writes > killed_at
+        });
+        let died = scene.pass().await.is_err();
+        assert!(!died || scene.finalizers() == json!([finalize::FINALIZER]), "{killed_at}");
+        scene.server.fail(|_, _| false);
+        scene.pass().await.unwrap();
+        assert_eq!((scene.source_of(SPLIT), scene.source_of(TARGET)), (None, None), "{killed_at}");
+        assert_eq!(scene.server.get(SPLIT).unwrap()["spec"]["backends"][0]["weight"], 5);
+        assert_eq!(scene.server.get(TARGET).unwrap()["metadata"]["annotations"], json!({}));
+        assert_eq!(scene.source_of(&vanished).as_deref(), Some("team.policies"));
+        assert_eq!(scene.finalizers(), json!([]));
+        if !died {
+            assert_eq!(killed_at, 3, "two labels and the finalizer");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_another_source_took_keeps_its_label_when_ours_goes() {
+    let scene = Scene::new();
+    scene.commit("a", &text(1));
+    scene.pass().await.unwrap();
+    scene.edit(|source| {
+        source["spec"]["prune"] = json!(false);
+        source["metadata"]["deletionTimestamp"] = json!(Timestamp::now().to_string());
+    });
+    // Between the look and the write.
+    scene.server.meanwhile("/trafficsplits/a", |objects| {
+        let object = objects.get_mut(SPLIT).unwrap();
+        object["metadata"]["labels"][crds::labels::SOURCE] = json!("team.other");
+        object["metadata"]["resourceVersion"] = json!("901");
+    });
+    assert!(matches!(scene.pass().await, Err(ClusterError::Raced(_))));
+    scene.pass().await.unwrap();
+    assert_eq!((scene.source_of(SPLIT).as_deref(), scene.finalizers()), (Some("team.other"), json!([])));
+}
+
+#[tokio::test]
+async fn a_suspended_source_has_the_finalizer_too() {
+    let scene = Scene::new();
+    scene.commit("a", &text(1));
+    scene.edit(|source| {
+        source["metadata"]["finalizers"] = json!(["team/theirs"]);
+        source["spec"]["suspend"] = json!(true);
+        source["spec"]["prune"] = json!(false);
+    });
+    scene.pass().await.unwrap();
+    assert_eq!(scene.finalizers(), json!(["team/theirs", finalize::FINALIZER]));
+    assert!(scene.ready().1.starts_with("suspended"));
+}
+
+/// A commit that is not applied, an edit by hand, and an operator that began after the sealed commit: Git is asked for its
+/// whole history once, not at each interval.
+#[tokio::test]
+async fn an_invalid_commit_and_an_edit_do_not_ask_for_all_of_history_again_and_again() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (program, asked) = (folder.path().join("git"), folder.path().join("asked"));
+    std::fs::write(&program, format!("#!/bin/sh\necho >> {}\nexit 1\n", asked.display())).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let scene = Scene::with_git(Program::at(&program));
+    scene.commit("a", &text(1));
+    scene.pass().await.unwrap();
+    scene.commit("b", "kind: [");
+    scene.reconciler.memories.change(&scene.id(), |memory| memory.sealed = None);
+    let mut edited = scene.server.get(SPLIT).unwrap();
+    edited["spec"]["backends"][0]["weight"] = json!(5);
+    scene.server.put(SPLIT, edited);
+    for _ in 0..5 {
+        scene.pass().await.unwrap();
+        assert_eq!((scene.applied().as_str(), scene.ready().0.as_str()), ("a", "InvalidCommit"));
+    }
+    assert_eq!(std::fs::read_to_string(&asked).unwrap_or_default().lines().count(), 1);
+    // After a while it is looked for again.
+    scene.reconciler.memories.change(&scene.id(), |memory| {
+        let lost = memory.lost.as_mut().unwrap();
+        lost.1 = Instant::now() - SLOWEST;
+    });
+    scene.pass().await.unwrap();
+    assert_eq!(std::fs::read_to_string(&asked).unwrap().lines().count(), 2);
 }

@@ -44,7 +44,8 @@ pub async fn client(user: Option<&str>) -> Client {
     Client::try_from(config).unwrap()
 }
 
-fn kubectl(args: &[&str]) {
+/// Runs kubectl with the kubeconfig's own rights.
+pub fn kubectl(args: &[&str]) {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = Command::new(root.join("tests/cluster/cluster"));
     command.current_dir(root).env("KUBECONFIG", kubeconfig()).args(["kubectl", "--"]).args(args);

@@ -6,11 +6,12 @@ use crds::{MeshConfig, labels};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Secret, Service};
+use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
-use crate::cluster::{control_plane_namespace, make_pods_ready, namespace, until, with_operator};
+use crate::cluster::{control_plane_namespace, kubectl, make_pods_ready, namespace, until, with_operator};
 
 /// One mesh of a test's own.
 struct Scene {
@@ -248,5 +249,28 @@ async fn a_new_release_comes_up_beside_the_old_and_the_old_goes_when_nobody_uses
         }
     })
     .await;
+    scene.remove_mesh().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_operator_has_no_rights_it_says_what_to_bind_and_that_is_enough() {
+    let client = with_operator().await;
+    let (mesh, system) = ("t-unbound".to_owned(), "t-unbound-system".to_owned());
+    namespace(&client, &system).await;
+    let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), &system);
+    bindings.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+    let scene = Scene { meshes: Api::all(client.clone()), client, mesh, system };
+    scene.remove_mesh().await;
+    scene.create("0.1.0", &[]).await;
+    let message = scene.condition("t-unbound", "Stalled", "True", "RoleBindingMissing").await;
+    let held = scene.condition("t-unbound", "PruningHeld", "True", "ApplyFailed").await;
+    assert!(held.contains("nothing that is no longer wanted is deleted"), "{held}");
+    // What it says to run, run as it says.
+    let (words, command) = message.split_once("kubectl ").unwrap();
+    assert!(words.contains("meshwright-operator-namespace") && words.contains("t-unbound-system"), "{words}");
+    kubectl(&command.split_whitespace().collect::<Vec<_>>());
+    scene.condition("t-unbound", "Ready", "False", "ControlPlaneStarting").await;
+    scene.publish_trust_bundle().await;
+    scene.condition("t-unbound", "Ready", "True", "Succeeded").await;
     scene.remove_mesh().await;
 }

@@ -226,13 +226,31 @@ async fn suspend_and_prune_are_honoured() {
     assert_eq!(scene.read("policies").await.status.unwrap().attempted.unwrap().commit, first);
     sources.patch("policies", &PatchParams::default(), &off).await.unwrap();
     scene.in_force(&second).await;
-    // Not pruned, but not in the seal either; and the source leaves without a trace of a finalizer.
+    // Not pruned, but not in the seal either.
     scene.tree.git(&["rm", "-q", "mesh/b.yaml"]);
     let third = scene.tree.commit("three", &[]);
     let source = scene.in_force(&third).await;
     assert_eq!(source.status.unwrap().inventory.len(), 1);
+    // The source is deleted while it is suspended and what it sealed has been edited: that is its author's from now on. What
+    // had vanished from Git stays the source's, or it would count again.
+    sources.patch("policies", &PatchParams::default(), &patch(json!({"suspend": true}))).await.unwrap();
+    until("suspension", || async {
+        let source = scene.read("policies").await;
+        if ready(&source).2.starts_with("suspended") { Ok(()) } else { Err(shown(&source)) }
+    })
+    .await;
+    let targets = scene.api::<TrafficTarget>();
+    let edit =
+        json!({"spec": {"sources": [{"kind": "ServiceAccount", "name": "me", "namespace": "gs-switches"}]}});
+    targets.patch("buyer", &PatchParams::default(), &Patch::Merge(edit)).await.unwrap();
     scene.remove("policies").await;
-    assert_eq!(scene.weight().await, Some(50));
+    let left = targets.get("buyer").await.unwrap();
+    assert_eq!(left.spec.sources[0].name, "me");
+    assert!(!left.labels().contains_key(labels::SOURCE), "{:?}", left.metadata);
+    assert!(!left.annotations().contains_key(labels::COMMIT), "{:?}", left.metadata);
+    let vanished = scene.api::<TrafficSplit>().get("split").await.unwrap();
+    assert_eq!(vanished.spec.backends[0].weight, 50);
+    assert_eq!(vanished.labels()[labels::SOURCE], "gs-switches.policies");
 }
 
 #[tokio::test(flavor = "multi_thread")]
