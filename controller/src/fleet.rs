@@ -22,6 +22,8 @@ use crate::xds::session::Rejections;
 use bound::Bound;
 
 mod bound;
+#[cfg(test)]
+mod tests;
 
 /// Streams that one pod may have: two, because a sidecar that is being replaced in place has two Envoys for a while.
 const STREAMS_PER_POD: usize = 2;
