@@ -44,6 +44,8 @@ pub struct Account {
     opening: Arc<Semaphore>,
     remembered: AtomicUsize,
     paces: Mutex<BTreeMap<String, Pace>>,
+    /// What streams that have ended spent on requests, by pod.
+    spent: Mutex<BTreeMap<String, Pace>>,
 }
 
 impl Account {
@@ -53,6 +55,7 @@ impl Account {
             opening: Arc::new(Semaphore::new(OPENING)),
             remembered: AtomicUsize::new(0),
             paces: Mutex::default(),
+            spent: Mutex::default(),
         }
     }
 }
@@ -175,6 +178,23 @@ impl Account {
         pace.take(now, patience).map_err(Closed::TooOften)
     }
 
+    /// A stream of a pod has ended that spent so much.
+    pub fn spent(&self, uid: &str, pace: Pace, now: Instant) {
+        let mut spent = self.spent.lock();
+        spent.retain(|_, pace| !pace.is_even(now));
+        if !pace.is_even(now) {
+            spent.insert(uid.to_owned(), pace);
+        }
+    }
+
+    /// The pace of a new stream of a pod, less what those before it spent.
+    pub fn paid(&self, uid: &str, pace: Pace) -> Pace {
+        match self.spent.lock().get(uid) {
+            Some(spent) => pace.after_all_of(spent),
+            None => pace,
+        }
+    }
+
     /// How long one waits that is turned away: whoever comes in a loop is slowed by that.
     #[must_use]
     pub fn patience(&self) -> Duration {
@@ -217,6 +237,21 @@ mod tests {
         let later = now + LATELY * 2;
         door.account("b", later);
         assert_eq!(door.accounts.lock().all.len(), 1, "but in the end");
+    }
+
+    #[test]
+    fn what_a_pod_has_spent_is_spent_when_it_comes_back() {
+        let (door, now) = (Door::default(), Instant::now());
+        let account = door.account("a", now);
+        let new = || Pace::new(10, 1);
+        let mut pace = account.paid("pod", new());
+        assert_eq!(pace.spend(10, now), Duration::ZERO);
+        account.spent("pod", pace, now);
+        assert_eq!(account.paid("pod", new()).spend(5, now), Duration::from_secs(5));
+        assert_eq!(account.paid("another pod", new()).spend(5, now), Duration::ZERO);
+        let later = now + Duration::from_secs(10);
+        account.spent("another pod", new(), later);
+        assert!(account.spent.lock().is_empty(), "nothing is remembered that is made up for");
     }
 
     #[test]

@@ -52,6 +52,12 @@ impl Pace {
         Ok(pause)
     }
 
+    /// The same pace for somebody who has spent what another was spent of.
+    #[must_use]
+    pub fn after_all_of(self, spent: &Self) -> Self {
+        Self { even: self.even.max(spent.even), ..self }
+    }
+
     /// Whether it need not be remembered.
     #[must_use]
     pub fn is_even(&self, now: Instant) -> bool {

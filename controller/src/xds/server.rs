@@ -28,6 +28,7 @@ use crate::metrics::{End, Ended, Metrics};
 use crate::snapshots::{Feed, Holds, PodRef, Snapshots};
 use stream::Stream;
 
+mod price;
 mod stream;
 
 /// The one method that is served.

@@ -128,6 +128,8 @@ pub struct Outcome {
     pub responses: Vec<DeltaResponse>,
     /// For the counters.
     pub said: Said,
+    /// How many names were looked at because of it: what it cost, besides what it names.
+    pub looked: usize,
 }
 
 /// One delta ADS stream.
@@ -139,6 +141,8 @@ pub struct Session {
     /// Whether something waits for another stream's answer.
     gated: bool,
     nonce: u64,
+    /// Names that were looked at so far.
+    looked: usize,
     /// Clusters that were sent before the client asked for endpoints: those must be sent even if it holds them.
     owed: BTreeSet<Name>,
 }
@@ -148,7 +152,7 @@ impl Session {
     #[must_use]
     pub fn new(served: Arc<Served>, gate: Gate) -> Self {
         let types = ResourceType::ALL.map(TypeState::new);
-        Self { served, types, gate, gated: false, nonce: 0, owed: BTreeSet::new() }
+        Self { served, types, gate, gated: false, nonce: 0, looked: 0, owed: BTreeSet::new() }
     }
 
     /// What it is served.
@@ -187,13 +191,13 @@ impl Session {
     /// [`Violation`] when the stream must be closed.
     pub fn on_request(&mut self, request: &DeltaRequest) -> Result<Outcome, Violation> {
         let Some(kind) = ResourceType::from_type_url(&request.type_url) else {
-            return Ok(Outcome { responses: Vec::new(), said: Said::Foreign });
+            return Ok(Outcome { responses: Vec::new(), said: Said::Foreign, looked: 0 });
         };
-        let served = self.served.clone();
+        let (served, before) = (self.served.clone(), self.looked);
         let said = self.verdict(kind, request);
         let state = &mut self.types[place(kind)];
         let first = !state.subscribed;
-        state.subscribe(request, served.of(kind))?;
+        self.looked += state.subscribe(request, served.of(kind))?;
         let bytes = self.foreign();
         if bytes > FOREIGN {
             return Err(Violation::Foreign { whom: "stream", bytes, most: FOREIGN });
@@ -213,7 +217,7 @@ impl Session {
         if first && state.wildcard && !state.answered && state.dirty.is_empty() {
             responses.push(self.respond(kind, Vec::new(), Vec::new()));
         }
-        Ok(Outcome { responses, said })
+        Ok(Outcome { responses, said, looked: self.looked - before })
     }
 
     /// Takes a new state; returns what is to be sent now, in order.

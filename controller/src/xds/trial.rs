@@ -7,8 +7,9 @@
 //!                     └─ NACK ─▶ withheld from its own service account; two accounts: from all with this Envoy
 //! ```
 //! Nobody speaks for another: what one service account takes, refuses or is silent about changes nothing for others but
-//! that they wait for as long as the patience, once: who was silent is not waited for again for a while. It is the verified certificate that counts; the Envoy version is
-//! what a sidecar says of itself, and is used only to tell apart what one service account says.
+//! that they wait for as long as the patience, once: who was silent or late, or refused what others then took, is not
+//! waited for again for a while (`marks.rs`). It is the verified certificate that counts; the Envoy version is what a
+//! sidecar says of itself, and is used only to tell apart what one service account says.
 //!
 //! Who is withheld from keeps what it holds. Who holds nothing gets what sidecars of its own service account keep, or
 //! nothing. Addresses, and everything that a policy is enforced by (`inbound`, `in|…`, `outbound`, `egress|…`), are sent
@@ -27,13 +28,16 @@ use tokio::sync::Notify;
 
 use super::served::{Content, Entry, Way};
 use super::wire::SemanticVersion;
-use standing::{Asker, Standing};
+use marks::Marks;
+use standing::{Asker, Standing, Taken};
 
+mod marks;
 mod standing;
 
 /// How long the canaries may take to answer before others try too.
 pub const PATIENCE: Duration = Duration::from_millis(200);
-/// Envoy versions that one content is told apart for; a fleet has two or three. The oldest is forgotten first.
+/// Envoy versions that one content is told apart for; a fleet has two or three. The one that fewest service accounts say
+/// they have is forgotten first: what one invents takes no place from what a fleet has.
 const ENVOYS: usize = 16;
 /// Contents that one stream waits for by name; it hears of others when it asks again.
 const WAITS: usize = 8;
@@ -56,7 +60,9 @@ impl Trial {
             Some(at) => at,
             None => {
                 if envoys.len() >= ENVOYS {
-                    envoys.remove(0).1.wake();
+                    let least = envoys.iter().enumerate().min_by_key(|(_, (_, standing))| standing.weight());
+                    let least = least.map_or(0, |(at, _)| at);
+                    envoys.remove(least).1.wake();
                 }
                 envoys.push((envoy, Standing::default()));
                 envoys.len() - 1
@@ -98,15 +104,12 @@ pub struct Refusal {
 
 type Clock = Box<dyn Fn() -> Instant + Send + Sync>;
 
-/// How long a service account is not waited for after it was silent.
-const SILENCE: Duration = Duration::from_secs(600);
-
 /// What the streams of one replica share.
 pub struct Canaries {
     patience: Duration,
     streams: AtomicU64,
-    /// Service accounts that were silent, and until when they are not waited for.
-    silent: Mutex<BTreeMap<Account, Instant>>,
+    /// Who is here, and who of them is not waited for.
+    marks: Mutex<Marks>,
     clock: Clock,
 }
 
@@ -132,29 +135,18 @@ impl Canaries {
     /// As [`Canaries::new`], with a clock of the caller's.
     #[must_use]
     pub fn with_clock(patience: Duration, clock: Clock) -> Self {
-        Self { patience, streams: AtomicU64::new(0), silent: Mutex::default(), clock }
-    }
-
-    fn is_silent(&self, account: &Account, now: Instant) -> bool {
-        self.silent.lock().get(account).is_some_and(|until| *until > now)
-    }
-
-    fn was_silent(&self, accounts: Vec<Account>, now: Instant) {
-        if accounts.is_empty() {
-            return;
-        }
-        let mut silent = self.silent.lock();
-        silent.retain(|_, until| *until > now);
-        silent.extend(accounts.into_iter().map(|account| (account, now + SILENCE)));
+        Self { patience, streams: AtomicU64::new(0), marks: Mutex::default(), clock }
     }
 
     /// The gate of a new stream.
     #[must_use]
     pub fn gate(self: &Arc<Self>, who: Who<'_>) -> Gate {
+        let account = Account::from(who.account);
+        self.marks.lock().comes(&account);
         Gate {
             canaries: self.clone(),
             envoy: who.envoy,
-            account: who.account.into(),
+            account,
             proxy: who.proxy.into(),
             stream: self.streams.fetch_add(1, Ordering::Relaxed),
             wake: Arc::default(),
@@ -227,7 +219,7 @@ impl Gate {
         }
         let now = self.now();
         let registers = self.waiting.len() < WAITS;
-        let silent = |account: &Account| self.canaries.is_silent(account, now);
+        let silent = |account: &Account| self.canaries.marks.lock().has(account, now);
         let asker = Asker {
             account: &self.account,
             stream: self.stream,
@@ -242,7 +234,7 @@ impl Gate {
             let overdue = if good { Vec::new() } else { standing.overdue(now, patience) };
             (answer, good, overdue)
         });
-        self.canaries.was_silent(overdue, now);
+        self.canaries.marks.lock().mark(overdue, now);
         match answer {
             Answer::Send if !good => {
                 self.trying.insert(place(entry), entry.content.clone());
@@ -262,8 +254,17 @@ impl Gate {
 
     /// The client was sent it, and holds it.
     pub fn accepted(&mut self, entry: &Entry) {
-        if self.trying.remove(&place(entry)).is_some() {
-            entry.content.trial.with(self.envoy, |standing| standing.accepted(&self.account));
+        if self.trying.remove(&place(entry)).is_none() {
+            return;
+        }
+        let (now, patience) = (self.now(), self.canaries.patience);
+        let trial = &entry.content.trial;
+        let taken = trial.with(self.envoy, |standing| standing.accepted(&self.account, now, patience));
+        let Taken { refused, late } = taken;
+        let mut marks = self.canaries.marks.lock();
+        marks.mark(refused, now);
+        if late {
+            marks.late(&self.account, now);
         }
     }
 
@@ -276,10 +277,11 @@ impl Gate {
         let now = self.now();
         let refusal = Refusal { error: error.to_owned(), proxy: self.proxy.clone() };
         let keeps = held.map(Entry::settled);
+        let marked = |account: &Account| self.canaries.marks.lock().has(account, now);
         entry
             .content
             .trial
-            .with(self.envoy, |standing| standing.rejected(&self.account, now, refusal, keeps));
+            .with(self.envoy, |standing| standing.rejected(&self.account, now, refusal, keeps, &marked));
     }
 
     /// Why a content is withheld from this stream.
@@ -313,15 +315,18 @@ impl Gate {
 impl Drop for Gate {
     fn drop(&mut self) {
         self.waits_no_more();
+        let now = self.now();
         let mut left = false;
+        let marked = |account: &Account| self.canaries.marks.lock().has(account, now);
         for content in std::mem::take(&mut self.trying).into_values() {
             let trial = &content.trial;
-            left |=
-                trial.look(self.envoy, |standing| standing.leaves(&self.account, self.stream)) == Some(true);
+            let leaves = |standing: &mut Standing| standing.leaves(&self.account, self.stream, &marked);
+            left |= trial.look(self.envoy, leaves) == Some(true);
         }
+        let mut marks = self.canaries.marks.lock();
+        marks.goes(&self.account);
         if left {
-            let now = self.now();
-            self.canaries.was_silent(vec![self.account.clone()], now);
+            marks.mark(vec![self.account.clone()], now);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tonic::Status;
 
-use super::{Ads, Failed, Opened, Out, no_request};
+use super::{Ads, Failed, Opened, Out, no_request, price};
 use crate::fleet::Connected;
 use crate::metrics::{End, Metrics};
 use crate::snapshots::Feed;
@@ -19,14 +19,12 @@ use crate::xds::wire::{DeltaRequest, DeltaResponse};
 
 /// Characters of Envoy's words that are logged.
 const MOST_LOGGED: usize = 512;
-/// What a request costs besides a unit for each name.
-const REQUEST: u32 = 10;
-/// What a refusal costs: it is logged, and what was refused is sent again piece by piece.
-const REFUSAL: u32 = 50;
-/// Units that a stream may spend at once, besides eight for each resource that it is served: an Envoy that connects
-/// names each about twice.
+/// Refusals of a stream that are logged at once; after that one a second. All are counted.
+const WORDS: (u32, u32) = (20, 1);
+/// Units that the streams of a pod may spend at once, besides eight for each resource that they are served: an Envoy that
+/// connects names each about twice.
 const BURST: u32 = 50_000;
-/// Units that a stream may spend in a second for as long as it likes.
+/// Units that they may spend in a second for as long as they like.
 const PER_SECOND: u32 = 2_000;
 
 pub(super) struct Stream<'a> {
@@ -40,6 +38,8 @@ pub(super) struct Stream<'a> {
     /// Bytes that the service account was told of.
     remembered: usize,
     pace: Pace,
+    /// Of what is logged.
+    words: Pace,
     /// Nothing is read before.
     resume: Instant,
 }
@@ -50,6 +50,7 @@ impl Drop for Stream<'_> {
         self.count(&rejected, &Rejections::default());
         // Less is always allowed.
         let _ = self.account.remember(self.remembered, 0);
+        self.account.spent(&self.connected.pod.uid, self.pace.clone(), Instant::now());
         self.ads.metrics.streams.dec();
         self.ads.proxies.remove(&self.connected);
     }
@@ -65,6 +66,8 @@ impl<'a> Stream<'a> {
             mesh::ResourceType::ALL.map(|kind| session.served().of(kind).len()).iter().sum::<usize>();
         let served = u32::try_from(served).unwrap_or(u32::MAX);
         let pace = Pace::new(served.saturating_mul(8).saturating_add(BURST), PER_SECOND);
+        // Who comes back has not got it all anew.
+        let pace = account.paid(&connected.pod.uid, pace);
         Self {
             ads,
             out,
@@ -75,6 +78,7 @@ impl<'a> Stream<'a> {
             _inside: inside,
             remembered: 0,
             pace,
+            words: Pace::new(WORDS.0, WORDS.1),
             resume: Instant::now(),
         }
     }
@@ -155,18 +159,10 @@ impl<'a> Stream<'a> {
         self.resume > Instant::now()
     }
 
-    /// What a request costs whoever asks. Answers to what we sent cost nothing: we set their pace.
-    fn pay(&mut self, request: &DeltaRequest, said: Said) {
-        let names = request.resource_names_subscribe.len()
-            + request.resource_names_unsubscribe.len()
-            + request.initial_resource_versions.len();
-        let price = match said {
-            Said::Accepted(_) => 0,
-            Said::Refused(_) => REFUSAL,
-            Said::Nothing | Said::Foreign => REQUEST,
-        };
+    /// Takes the price of a request.
+    fn pay(&mut self, price: u32) {
         let now = Instant::now();
-        let pause = self.pace.spend(price.saturating_add(u32::try_from(names).unwrap_or(u32::MAX)), now);
+        let pause = self.pace.spend(price, now);
         if !pause.is_zero() {
             self.ads.metrics.paused.inc();
             self.resume = now + pause;
@@ -193,21 +189,27 @@ impl<'a> Stream<'a> {
             let message = format!("pod {}/{}: {violation}", pod.namespace, pod.name);
             (End::Violation, Status::resource_exhausted(message))
         })?;
-        self.pay(request, outcome.said);
+        self.pay(price::of(request, outcome.said, outcome.looked));
         match outcome.said {
             Said::Accepted(kind) => {
                 self.ads.metrics.acks.get_or_create(&Metrics::per(kind)).inc();
             }
             Said::Refused(kind) => {
                 self.ads.metrics.nacks.get_or_create(&Metrics::per(kind)).inc();
-                let error = request.error_detail.as_ref().map(|error| error.message.as_str());
-                let error = text::told(error.unwrap_or_default(), MOST_LOGGED);
-                let (pod, namespace) = (&self.connected.pod.name, &self.connected.pod.namespace);
-                tracing::warn!(pod, namespace, r#type = kind.as_str(), error, "rejected by Envoy");
+                if self.words.take(Instant::now(), Duration::ZERO).is_ok() {
+                    self.log_refusal(kind, request);
+                }
             }
             Said::Nothing | Said::Foreign => {}
         }
         self.send(outcome.responses).await
+    }
+
+    fn log_refusal(&self, kind: mesh::ResourceType, request: &DeltaRequest) {
+        let error = request.error_detail.as_ref().map(|error| error.message.as_str());
+        let error = text::told(error.unwrap_or_default(), MOST_LOGGED);
+        let (pod, namespace) = (&self.connected.pod.name, &self.connected.pod.namespace);
+        tracing::warn!(pod, namespace, r#type = kind.as_str(), error, "rejected by Envoy");
     }
 
     /// Counts what is refused, which was counted as `before`.

@@ -31,6 +31,7 @@ impl Session {
             self.gate.waits_no_more();
         }
         for (kind, state) in ResourceType::ALL.into_iter().zip(&mut self.types) {
+            self.looked += state.refused.len() + state.withheld.len();
             state.look_again(served.of(kind), &self.gate);
         }
         for kind in ResourceType::ALL {
@@ -42,17 +43,19 @@ impl Session {
             self.flush_removals(kind, &served, &mut responses);
         }
         for state in &mut self.types {
-            state.settle(&served);
+            self.looked += state.settle(&served);
         }
         responses
     }
 
     /// Clusters that nothing may name yet.
-    fn clusters_to_wait_for(&self, served: &Served) -> BTreeSet<Name> {
+    fn clusters_to_wait_for(&mut self, served: &Served) -> BTreeSet<Name> {
         let clusters = &self.types[place(ResourceType::Cluster)];
         if clusters.idle() {
             return BTreeSet::new();
         }
+        self.looked +=
+            clusters.dirty.len() + clusters.in_flight.iter().map(|sent| sent.upserts.len()).sum::<usize>();
         let mut coming = clusters.coming(served.of(ResourceType::Cluster), &self.gate);
         coming.retain(|name| is_waited_for(name));
         coming
@@ -64,6 +67,7 @@ impl Session {
         if !state.in_flight.is_empty() || state.dirty.is_empty() {
             return;
         }
+        self.looked += state.dirty.len();
         let coming = match kind {
             ResourceType::Listener | ResourceType::Route => self.clusters_to_wait_for(served),
             ResourceType::Cluster | ResourceType::Endpoint => BTreeSet::new(),
@@ -120,6 +124,7 @@ impl Session {
         if makers.iter().any(|kind| self.types[place(*kind)].upserts_on_their_way()) {
             return;
         }
+        self.looked += state.dirty.len();
         let answered = |kind: ResourceType| self.types[place(kind)].in_flight.is_empty();
         let users = match kind {
             ResourceType::Listener => Users::None,

@@ -88,16 +88,19 @@ impl Subscribed {
         self.but.is_empty() && self.base.len() == count
     }
 
-    /// Shares the set of what is served if it is the same, and the memory of every other stream for which it is.
-    pub fn share(&mut self, served: &Arc<Names>) {
+    /// Shares the set of what is served if it is the same, and the memory of every other stream for which it is. Tells how
+    /// many names were looked at.
+    pub fn share(&mut self, served: &Arc<Names>) -> usize {
         if self.but.len() <= FEW || self.but.len() == self.vain {
-            return;
+            return 0;
         }
+        let looked = self.base.len() + self.but.len();
         if self.len() == served.len() && self.iter().all(|name| served.contains(name)) {
             *self = Self { base: served.clone(), ..Self::default() };
         } else {
             self.vain = self.but.len();
         }
+        looked
     }
 }
 

@@ -201,9 +201,12 @@ impl TypeState {
         }
     }
 
-    /// Takes the subscription part of a request.
-    pub fn subscribe(&mut self, request: &DeltaRequest, entries: &Entries) -> Result<(), Violation> {
+    /// Takes the subscription part of a request; tells how many names were looked at besides those that it names.
+    pub fn subscribe(&mut self, request: &DeltaRequest, entries: &Entries) -> Result<usize, Violation> {
         check(self.kind, request)?;
+        let lists = [&request.resource_names_subscribe, &request.resource_names_unsubscribe];
+        let stars = lists.iter().filter(|names| names.iter().any(|name| name == WILDCARD)).count();
+        let looked = stars * (entries.len() + self.dirty.len());
         if self.subscribed {
             self.unsubscribe(&request.resource_names_unsubscribe, entries);
             self.add(&request.resource_names_subscribe, entries);
@@ -211,7 +214,7 @@ impl TypeState {
             self.subscribed = true;
             self.first(request, entries);
         }
-        Ok(())
+        Ok(looked)
     }
 
     /// The first request of the type in this stream: what the client says it holds is believed, as far as it itself is
@@ -242,35 +245,34 @@ impl TypeState {
     }
 
     fn add(&mut self, names: &[String], entries: &Entries) {
-        for name in names {
-            if name == WILDCARD {
-                self.wildcard = true;
-                self.mark_everything(entries);
-            } else {
-                let name = shared(name, entries);
-                if !self.names.contains(&name) {
-                    self.names.insert(name.clone(), entries.contains_key(&name));
-                    if !self.wildcard {
-                        self.held.remove(name.clone());
-                    }
+        for name in names.iter().filter(|name| *name != WILDCARD) {
+            let name = shared(name, entries);
+            if !self.names.contains(&name) {
+                self.names.insert(name.clone(), entries.contains_key(&name));
+                if !self.wildcard {
+                    self.held.remove(name.clone());
                 }
-                // The client may have forgotten it (envoyproxy/envoy#22418): always answered, even if it was
-                // refused before.
-                self.refused.remove(&name);
-                self.mark(name, Must::Answer);
             }
+            // The client may have forgotten it (envoyproxy/envoy#22418): always answered, even if it was refused
+            // before.
+            self.refused.remove(&name);
+            self.mark(name, Must::Answer);
+        }
+        // However often it says so.
+        if names.iter().any(|name| name == WILDCARD) {
+            self.wildcard = true;
+            self.mark_everything(entries);
         }
     }
 
     fn unsubscribe(&mut self, names: &[String], entries: &Entries) {
-        for name in names {
-            if name == WILDCARD {
-                self.wildcard = false;
-                self.dirty.retain(|name, _| self.names.contains(name));
-                self.refused.retain(|name, _| self.names.contains(name));
-                self.withheld.retain(|name, _| self.names.contains(name));
-                continue;
-            }
+        if names.iter().any(|name| name == WILDCARD) {
+            self.wildcard = false;
+            self.dirty.retain(|name, _| self.names.contains(name));
+            self.refused.retain(|name, _| self.names.contains(name));
+            self.withheld.retain(|name, _| self.names.contains(name));
+        }
+        for name in names.iter().filter(|name| *name != WILDCARD) {
             if !self.names.contains(name) && self.held.version(name).is_none() {
                 continue;
             }
@@ -314,10 +316,10 @@ impl TypeState {
     }
 
     /// Forgets what need not be remembered: a client that has acknowledged everything holds what is served, but for
-    /// what it refused or is not sent.
-    pub fn settle(&mut self, served: &Served) {
+    /// what it refused or is not sent. Tells how many names were looked at.
+    pub fn settle(&mut self, served: &Served) -> usize {
         if !self.subscribed || !self.idle() {
-            return;
+            return 0;
         }
         let others: BTreeSet<_> = self.refused.keys().chain(self.withheld.keys()).cloned().collect();
         let others: Vec<_> = others.into_iter().map(|name| (self.held.get(&name), name)).collect();
@@ -328,7 +330,7 @@ impl TypeState {
                 None => self.held.remove(name),
             }
         }
-        self.names.share(served.names(self.kind));
+        self.names.share(served.names(self.kind))
     }
 
     /// A refused response says nothing about which of its resources is bad, and Envoy may have taken none or some of

@@ -13,6 +13,7 @@ use mesh::{Delta, Resource};
 
 mod any_client;
 mod canary;
+mod hostile;
 mod identities;
 mod order;
 mod refusals;

@@ -1,6 +1,6 @@
 //! How one content stands with one Envoy version: who tries it, who has taken it, who refused it. Pure: time is given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,9 @@ use crate::xds::served::Entry;
 
 /// Service accounts that must say the same before it is true for the others: what one says, one thief of a key can say.
 pub(super) const WITNESSES: usize = 2;
+/// Service accounts that are told when a place is free: more than one, since who is told may be busy or not read; not
+/// all, since each that asks costs time.
+const NEXT: usize = 8;
 
 /// With whom a content is good.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,8 +21,8 @@ enum Good {
     /// Nobody has taken it.
     #[default]
     Nobody,
-    /// Sidecars of this service account have.
-    With(Account),
+    /// Sidecars of this service account have; the first one after this time.
+    With(Account, Duration),
     /// Sidecars of two service accounts have: it is for everybody.
     Everybody,
 }
@@ -37,6 +40,22 @@ struct Place {
     instead: Option<Entry>,
 }
 
+/// What follows from a sidecar's having taken it.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Service accounts that refused what is good for everybody.
+    pub refused: Vec<Account>,
+    /// The one that has taken it let others wait for longer than it should have.
+    pub late: bool,
+}
+
+/// A stream that is to be woken.
+#[derive(Debug)]
+struct Waiter {
+    account: Account,
+    wake: Arc<Notify>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
@@ -44,7 +63,7 @@ pub(super) struct Standing {
     /// When a second service account joined.
     joined: Option<Instant>,
     places: BTreeMap<Account, Place>,
-    waiting: BTreeMap<u64, Arc<Notify>>,
+    waiting: BTreeMap<u64, Waiter>,
 }
 
 /// A stream that asks.
@@ -76,7 +95,8 @@ impl Standing {
             return Answer::Send;
         }
         if asker.registers {
-            self.waiting.insert(asker.stream, asker.wake.clone());
+            let waiter = Waiter { account: asker.account.clone(), wake: asker.wake.clone() };
+            self.waiting.insert(asker.stream, waiter);
         }
         Answer::Wait
     }
@@ -85,7 +105,7 @@ impl Standing {
     fn witnesses(&self, asker: Asker<'_>) -> usize {
         let good = match &self.good {
             Good::Nobody => 0,
-            Good::With(account) => usize::from(account != asker.account),
+            Good::With(account, _) => usize::from(account != asker.account),
             Good::Everybody => WITNESSES,
         };
         let trying = self.places.iter().filter(|(other, place)| {
@@ -103,7 +123,7 @@ impl Standing {
     }
 
     fn try_it(&mut self, account: &Account, stream: u64, now: Instant) {
-        let others = matches!(&self.good, Good::With(other) if other != account)
+        let others = matches!(&self.good, Good::With(other, _) if other != account)
             || self.places.keys().any(|other| other != account);
         if others {
             self.joined.get_or_insert(now);
@@ -123,28 +143,46 @@ impl Standing {
     pub fn good_for(&self, account: &Account) -> bool {
         match &self.good {
             Good::Nobody => false,
-            Good::With(other) => other == account,
+            Good::With(other, _) => other == account,
             Good::Everybody => true,
         }
     }
 
     /// A sidecar that was sent it has taken it.
-    pub fn accepted(&mut self, account: &Account) {
-        self.good = match std::mem::take(&mut self.good) {
-            Good::With(other) if other != *account => Good::Everybody,
-            Good::Nobody | Good::With(_) => Good::With(account.clone()),
-            Good::Everybody => Good::Everybody,
-        };
+    pub fn accepted(&mut self, account: &Account, now: Instant, patience: Duration) -> Taken {
         // What one of them has taken is not the content's fault when another refuses it.
-        self.places.remove(account);
-        if self.good == Good::Everybody {
-            self.places.clear();
+        let place = self.places.remove(account);
+        let took = place.map(|place| now.saturating_duration_since(place.since)).unwrap_or_default();
+        let mut taken = Taken { late: took > patience / 4, refused: Vec::new() };
+        match std::mem::take(&mut self.good) {
+            Good::Nobody => self.good = Good::With(account.clone(), took),
+            Good::With(other, first) if other != *account => {
+                taken.late |= took > first.saturating_mul(4).saturating_add(patience / 16);
+                self.good = Good::Everybody;
+            }
+            good => self.good = good,
         }
-        self.wake();
+        if self.good == Good::Everybody {
+            let refused = std::mem::take(&mut self.places).into_iter();
+            taken.refused =
+                refused.filter(|(_, place)| place.refusal.is_some()).map(|(account, _)| account).collect();
+            self.wake();
+        } else {
+            // For all others it stands as before.
+            self.wake_those(|waiter| waiter.account == *account);
+        }
+        taken
     }
 
     /// A sidecar that was sent it has refused it, alone.
-    pub fn rejected(&mut self, account: &Account, now: Instant, refusal: Refusal, keeps: Option<Entry>) {
+    pub fn rejected(
+        &mut self,
+        account: &Account,
+        now: Instant,
+        refusal: Refusal,
+        keeps: Option<Entry>,
+        marked: &dyn Fn(&Account) -> bool,
+    ) {
         if self.good_for(account) {
             return;
         }
@@ -154,7 +192,12 @@ impl Standing {
         if let Some(keeps) = keeps {
             place.instead.get_or_insert(keeps);
         }
-        self.wake();
+        if self.refusals() >= WITNESSES {
+            self.wake();
+        } else {
+            self.wake_those(|waiter| waiter.account == *account);
+            self.wake_next(account, marked);
+        }
     }
 
     /// Why it is not for the sidecars of a service account.
@@ -180,14 +223,14 @@ impl Standing {
 
     /// The end of a stream: if it was trying, the first that asks takes over.
     /// Says whether it was trying, and nobody else of its service account is.
-    pub fn leaves(&mut self, account: &Account, stream: u64) -> bool {
+    pub fn leaves(&mut self, account: &Account, stream: u64, marked: &dyn Fn(&Account) -> bool) -> bool {
         self.waiting.remove(&stream);
         let Some(place) = self.places.get_mut(account) else { return false };
         let before = place.trying.len();
         place.trying.retain(|other| *other != stream);
         let left = place.trying.is_empty() && before > 0;
         if left {
-            self.wake();
+            self.wake_next(account, marked);
         }
         left
     }
@@ -207,9 +250,52 @@ impl Standing {
         self.waiting.len()
     }
 
+    /// Wakes all: it is decided.
     pub fn wake(&mut self) {
-        for wake in std::mem::take(&mut self.waiting).into_values() {
-            wake.notify_one();
+        self.wake_those(|_| true);
+    }
+
+    fn wake_those(&mut self, mut whom: impl FnMut(&Waiter) -> bool) {
+        self.waiting.retain(|_, waiter| {
+            let wakes = whom(waiter);
+            if wakes {
+                waiter.wake.notify_one();
+            }
+            !wakes
+        });
+    }
+
+    /// A place of a service account is free: wakes a few of its own streams, and one of each of some others. Should none
+    /// of them take it, the rest ask again after the patience.
+    fn wake_next(&mut self, left: &Account, marked: &dyn Fn(&Account) -> bool) {
+        let has_tried = |place: &Place| !place.trying.is_empty() || place.refusal.is_some();
+        let tried = self.places.iter().filter(|(_, place)| has_tried(place));
+        let mut told: BTreeSet<_> = tried.map(|(account, _)| account.clone()).collect();
+        let (mut own, mut others) = (0, 0);
+        self.wake_those(|Waiter { account, .. }| {
+            if account == left {
+                own += 1;
+                return own <= NEXT;
+            }
+            if told.contains(account) {
+                return false;
+            }
+            // One that nobody waits for is nobody's replacement.
+            let counts = !marked(account);
+            if counts && others >= NEXT {
+                return false;
+            }
+            others += usize::from(counts);
+            told.insert(account.clone())
+        });
+    }
+
+    /// How many service accounts it would be forgotten for.
+    pub fn weight(&self) -> usize {
+        match &self.good {
+            Good::Nobody => self.places.len(),
+            Good::With(..) => self.places.len() + 1,
+            Good::Everybody => usize::MAX,
         }
     }
 }
