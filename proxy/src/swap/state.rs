@@ -8,6 +8,8 @@
 //!    └──────────────────────────── Retiring ◀─────────────────────┴──── the other slot is live ◀────────┘
 //! ```
 //!
+//! The states from the lock to an Envoy that serves are [`attempt`]'s; those in which nothing is tried are [`rest`]'s.
+//!
 //! [`step`] says what follows from an event; `run` performs it. Whatever is in this program's memory is lost when the
 //! container ends, at any line, so what counts is in the files and locks of [`super::shared`]: the order of actions is
 //! chosen so that a new launcher, or the one of the other slot, finds the truth there. `simulation` kills launchers after
@@ -15,10 +17,15 @@
 
 use std::time::Duration;
 
+use super::Slot;
 use super::shared::{Failures, Live};
-use super::{FAILED, Slot, shall_serve};
-use crate::drain::drain_limit;
 use crate::supervise::Exit;
+
+mod attempt;
+mod rest;
+
+use attempt::{certifying, locking, settling, starting};
+use rest::{parked, retiring, serving};
 
 /// How long an Envoy may take to get and accept its configuration while another one serves, and how long a certificate is
 /// waited for then. A controller that goes away in this time costs the attempt, not the traffic.
@@ -339,280 +346,6 @@ pub fn step(me: &Me, state: State, now: Duration, event: Event) -> (State, Vec<A
 
 fn over(actions: impl IntoIterator<Item = Action>, last: Action) -> (State, Vec<Action>) {
     (State::Over, actions.into_iter().chain([last]).collect())
-}
-
-fn parked(me: &Me, known: Known, now: Duration, event: Event) -> (State, Vec<Action>) {
-    match event {
-        Event::Asked => over([], Action::End(0)),
-        Event::Tick(look) => {
-            let known = known.learn(&look, now);
-            let free = !look.other_alive || known.pause(me, &look, now).is_zero();
-            if free && is_wanted(me, &look) {
-                (State::Locking(None), vec![Action::Lock])
-            } else {
-                (State::Parked(known), Vec::new())
-            }
-        }
-        _ => (State::Parked(known), Vec::new()),
-    }
-}
-
-/// Whether a parked slot shall serve.
-fn is_wanted(me: &Me, look: &Look) -> bool {
-    if look.other_alive && look.live.is_none() {
-        // The file is gone or garbage; the one that serves writes it again.
-        return false;
-    }
-    let live = look.live.map(|live| live.slot);
-    shall_serve(me.slot, look.desired, live, look.other_alive)
-}
-
-fn locking(me: &Me, serving: Option<u32>, now: Duration, event: Event) -> (State, Vec<Action>) {
-    match (event, serving) {
-        (Event::Asked, None) => over([], Action::End(0)),
-        (Event::Asked, Some(_)) => over([], Action::Terminate),
-        (Event::Locked(look), None) => {
-            // The other slot may have been quicker, and what was wanted may be done.
-            if !is_wanted(me, &look) {
-                return (State::Parked(Known::default()), vec![Action::Unlock]);
-            }
-            // The other slot may still drain connections from before; what counts is who takes new ones.
-            let contested = look.other_alive && look.live.is_none_or(|live| live.slot != me.slot);
-            let (purpose, listen) =
-                if contested { (Purpose::TakeOver, None) } else { (Purpose::Alone, Some(Action::Listen)) };
-            let actions = [Action::HoldAlive].into_iter().chain(listen).chain([Action::AskCertificate]);
-            (State::Certifying { purpose, since: now }, actions.collect())
-        }
-        // The other slot may be live by now, and this one just has not seen it yet.
-        (Event::Locked(look), Some(epoch)) if !is_mine(me, &look) => {
-            (State::Serving(epoch, Health::Doubtful(now + HEAL_AGAIN)), vec![Action::Unlock])
-        }
-        (Event::Locked(look), Some(epoch)) => begin(Purpose::Heal, Some(epoch), &look, now),
-        (Event::Failed(_) | Event::NotLocked, None) => (State::Parked(Known::default()), Vec::new()),
-        (Event::Failed(_) | Event::NotLocked, Some(epoch)) => {
-            (State::Serving(epoch, Health::Doubtful(now + HEAL_AGAIN)), Vec::new())
-        }
-        (_, serving) => (State::Locking(serving), Vec::new()),
-    }
-}
-
-fn certifying(
-    me: &Me,
-    purpose: Purpose,
-    since: Duration,
-    now: Duration,
-    event: Event,
-) -> (State, Vec<Action>) {
-    let state = State::Certifying { purpose, since };
-    match event {
-        Event::Asked => over([], Action::End(0)),
-        Event::Certified(look) => {
-            let still = look.other_alive && look.live.is_none_or(|live| live.slot != me.slot);
-            // The one that served may have ended meanwhile, for good or for a moment.
-            let purpose = if still { purpose } else { Purpose::Alone };
-            begin(purpose, None, &look, now)
-        }
-        Event::Failed(reason) => failed(purpose, None, now, Why::Because(reason), []),
-        Event::Tick(_) if purpose != Purpose::Alone && now.saturating_sub(since) > LIMIT => {
-            failed(purpose, None, now, Why::NoCertificate, [])
-        }
-        _ => (state, Vec::new()),
-    }
-}
-
-/// Starts an Envoy, with the epoch after that of whichever was started last; with the first one, where none ever was or
-/// its memory is gone with the pod's sandbox.
-fn begin(purpose: Purpose, serving: Option<u32>, look: &Look, now: Duration) -> (State, Vec<Action>) {
-    let before = serving.or(look.live.map(|live| live.epoch));
-    let next = before.and_then(|epoch| epoch.checked_add(1));
-    let refuse = |reason: &str| failed(purpose, serving, now, Why::Because(reason.to_owned()), []);
-    let (epoch, forget) = match (&look.memory, next, purpose) {
-        (Memory::Usable, Some(next), _) => (next, None),
-        (Memory::Unusable(reason), _, Purpose::TakeOver | Purpose::Heal) => return refuse(reason),
-        // An Envoy that drains still uses it; when that has ended, the next start begins anew.
-        (Memory::Unusable(reason), _, Purpose::Alone) if look.other_alive => return refuse(reason),
-        (Memory::Absent, _, Purpose::TakeOver | Purpose::Heal) => {
-            return refuse("the memory that Envoys share is gone, although one runs");
-        }
-        (Memory::Usable, None, Purpose::TakeOver | Purpose::Heal) => {
-            return refuse("nobody knows how often Envoy was restarted hot");
-        }
-        (Memory::Absent, _, Purpose::Alone) => (0, None),
-        (Memory::Usable | Memory::Unusable(_), _, Purpose::Alone) => (0, Some(Action::Forget)),
-    };
-    let (install, gate) = match purpose {
-        Purpose::Alone => (Some(Action::Install), Gate::Open),
-        Purpose::TakeOver => (Some(Action::InstallIfWorthless), Gate::Closed),
-        Purpose::Heal => (None, Gate::Closed),
-    };
-    let start = Start { purpose, epoch, since: now, gate, wish: Wish::GoOn };
-    // Where the other one ended meanwhile, this slot is the one that answers.
-    let listen = (purpose == Purpose::Alone).then_some(Action::Listen);
-    let before = install.into_iter().chain(forget).chain(listen);
-    let actions = before.chain([Action::Introduce(epoch), Action::Start(start)]).collect();
-    (State::Starting { start, serving }, actions)
-}
-
-fn starting(
-    me: &Me,
-    start: Start,
-    serving: Option<u32>,
-    now: Duration,
-    event: Event,
-) -> (State, Vec<Action>) {
-    let fail = |why| failed(start.purpose, serving, now, why, [Action::KillNewcomer]);
-    let go_on = |start| State::Starting { start, serving };
-    match event {
-        Event::Asked if start.gate == Gate::Open && start.purpose != Purpose::Alone => {
-            (go_on(Start { wish: Wish::End, ..start }), Vec::new())
-        }
-        Event::Asked if serving.is_some() => over([Action::KillNewcomer], Action::Terminate),
-        Event::Asked => over([Action::KillNewcomer], Action::End(0)),
-        Event::NewcomerEnded(exit) => {
-            fail(Why::Because(format!("the new Envoy ended with {exit} while it was starting")))
-        }
-        Event::Failed(reason) | Event::Seen(Sight::Rejects(reason)) => fail(Why::Because(reason)),
-        Event::Seen(Sight::Accepted) if start.gate == Gate::Closed => {
-            (go_on(Start { gate: Gate::Open, ..start }), vec![Action::OpenGate])
-        }
-        Event::Seen(Sight::Serves) => settle(me, start),
-        Event::Seen(Sight::Waits(said)) if is_late(start, now) => fail(Why::Late(said)),
-        Event::Seen(Sight::Accepted) if is_late(start, now) => {
-            fail(Why::Late("that it has accepted it, and does not serve".to_owned()))
-        }
-        _ => (go_on(start), Vec::new()),
-    }
-}
-
-fn is_late(start: Start, now: Duration) -> bool {
-    start.purpose != Purpose::Alone && now.saturating_sub(start.since) > LIMIT
-}
-
-/// An attempt that failed. Without one that serves the container ends, the kubelet starts it again, and it waits before it
-/// tries again.
-fn failed(
-    purpose: Purpose,
-    serving: Option<u32>,
-    now: Duration,
-    why: Why,
-    first: impl IntoIterator<Item = Action>,
-) -> (State, Vec<Action>) {
-    let explain = first.into_iter().chain([Action::Explain(why)]);
-    match (purpose, serving) {
-        (Purpose::Heal, Some(epoch)) => {
-            let doubtful = State::Serving(epoch, Health::Doubtful(now + HEAL_AGAIN));
-            (doubtful, explain.chain([Action::Unlock]).collect())
-        }
-        (Purpose::Alone | Purpose::Heal, _) => {
-            over(explain.chain([Action::NoteFailure(false)]), Action::End(1))
-        }
-        (Purpose::TakeOver, _) => over(explain.chain([Action::NoteFailure(true)]), Action::End(FAILED)),
-    }
-}
-
-/// The new Envoy serves. Until that is known to everybody the lock of the attempt is held, so that nobody believes that the
-/// attempt failed. The files with the certificate are this slot's only from then on.
-fn settle(me: &Me, start: Start) -> (State, Vec<Action>) {
-    let drain = if start.purpose == Purpose::Alone { Duration::ZERO } else { me.swap_drain };
-    let install = (start.purpose == Purpose::TakeOver).then_some(Action::Install);
-    let retire = start.epoch.checked_sub(1).map(Action::Retire);
-    let first = [Action::Lead(start), Action::Listen].into_iter().chain(retire);
-    let actions = first.chain([Action::SetLive { epoch: start.epoch, drain }]).chain(install).collect();
-    (State::Settling(start), actions)
-}
-
-fn settling(me: &Me, start: Start, now: Duration, event: &Event) -> (State, Vec<Action>) {
-    match event {
-        Event::Asked => (State::Settling(Start { wish: Wish::End, ..start }), Vec::new()),
-        Event::NewcomerEnded(exit) | Event::Ended(exit) => over([], Action::End(code(*exit))),
-        Event::Noted => {
-            let upkeep = match start.purpose {
-                Purpose::Alone | Purpose::TakeOver => Some([Action::NoteFailure(false), Action::StartUpkeep]),
-                Purpose::Heal => None,
-            };
-            let actions = [Action::Freeze(false), Action::Unlock].into_iter();
-            let actions = actions.chain(upkeep.into_iter().flatten());
-            match start.wish {
-                Wish::GoOn => (State::Serving(start.epoch, Health::Well(now + ASK_AGAIN)), actions.collect()),
-                Wish::End => over(actions, Action::Terminate),
-            }
-        }
-        // Something could not be written. It serves; all that is missing is that others know.
-        Event::Tick(_) => settle(me, start),
-        _ => (State::Settling(start), Vec::new()),
-    }
-}
-
-fn serving(me: &Me, epoch: u32, health: Health, now: Duration, event: Event) -> (State, Vec<Action>) {
-    let go_on = |health| State::Serving(epoch, health);
-    match event {
-        Event::Asked => over([], Action::Terminate),
-        Event::Ended(exit) => over([], Action::End(code(exit))),
-        Event::Admin(true) => (go_on(Health::Well(now + ASK_AGAIN)), vec![Action::Freeze(false)]),
-        // One answer that is missing may be a busy machine's.
-        Event::Admin(false) if is_well(health) => (go_on(Health::Doubtful(now)), vec![Action::Freeze(true)]),
-        Event::Admin(false) => (State::Locking(Some(epoch)), vec![Action::Lock]),
-        Event::Tick(look) => match (look.attempted, look.live) {
-            (false, Some(other)) if other.slot != me.slot => {
-                (State::Retiring(None), vec![Action::StopUpkeep, Action::StopListening])
-            }
-            // Gone or garbage; without it the other slot could not tell who serves. One that saw an attempt does not know
-            // either: if that succeeded, the other one writes it, and if not, its lock is gone in a moment.
-            (false, None) if is_well(health) || !look.other_alive => {
-                (go_on(health), vec![Action::SetLive { epoch, drain: me.swap_drain }])
-            }
-            (false, None) => (go_on(health), Vec::new()),
-            (attempted, _) => watch(epoch, health, now, attempted, look.lost_admin),
-        },
-        _ => (go_on(health), Vec::new()),
-    }
-}
-
-fn is_well(health: Health) -> bool {
-    matches!(health, Health::Well(_))
-}
-
-/// Whether this slot is the one that serves, as far as anybody can know.
-fn is_mine(me: &Me, look: &Look) -> bool {
-    look.live.map_or(!look.other_alive, |live| live.slot == me.slot)
-}
-
-/// Looks after the own Envoy. An attempt of the other slot may also have come and gone between two looks.
-fn watch(
-    epoch: u32,
-    health: Health,
-    now: Duration,
-    attempted: bool,
-    lost_admin: bool,
-) -> (State, Vec<Action>) {
-    let go_on = |health, actions| (State::Serving(epoch, health), actions);
-    match (health, attempted) {
-        (Health::Well(_), true) => go_on(Health::Attempted, vec![Action::Freeze(true)]),
-        (Health::Well(_), false) if lost_admin => go_on(Health::Doubtful(now), vec![Action::Freeze(true)]),
-        (Health::Attempted, false) => go_on(Health::Doubtful(now), Vec::new()),
-        (Health::Well(at) | Health::Doubtful(at), false) if now >= at => {
-            go_on(health, vec![Action::AskAdmin])
-        }
-        (Health::Well(_) | Health::Doubtful(_), false) | (Health::Attempted | Health::Doubtful(_), true) => {
-            go_on(health, Vec::new())
-        }
-    }
-}
-
-/// The other slot is live: answer no more, and let Envoy keep its connections until the new one ends it.
-fn retiring(me: &Me, asked: Option<Duration>, now: Duration, event: &Event) -> (State, Vec<Action>) {
-    match event {
-        // Its connections have as long as the pod has to end.
-        Event::Asked => (State::Retiring(asked.or(Some(now))), Vec::new()),
-        Event::Ended(_) if asked.is_some() => over([Action::ReleaseAlive], Action::End(0)),
-        Event::Ended(_) => {
-            (State::Parked(Known::default()), vec![Action::ReleaseAlive, Action::Freeze(false)])
-        }
-        Event::Tick(_) if asked.is_some_and(|at| now.saturating_sub(at) >= drain_limit(me.grace)) => {
-            over([], Action::Stop)
-        }
-        _ => (State::Retiring(asked), Vec::new()),
-    }
 }
 
 /// A container whose Envoy ended by itself never ended well.
