@@ -25,6 +25,7 @@ use operator::control_plane::build::{self, Blueprint};
 use operator::control_plane::facts::BudgetApi;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, IsCa, KeyPair,
+    SanType,
 };
 use runtime::shutdown::Shutdown;
 use runtime::tls::{self, Certificate, ClientAuth};
@@ -104,7 +105,7 @@ impl Scene {
         let address = own_address().await;
         let (controller, authority) = controller(address).await;
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("token"), "a-token").unwrap();
+        std::fs::write(folder.path().join("token"), TOKEN).unwrap();
         std::fs::write(folder.path().join("ca.crt"), &authority).unwrap();
         let scene = Self {
             meshes: Api::all(client.clone()),
@@ -350,6 +351,9 @@ async fn install_kinds(client: &Client) {
     write(client, &role).await;
 }
 
+/// What an injector reads in its token; nobody here verifies it: {"sub":"system:serviceaccount:meshwright-system:injector"}.
+const TOKEN: &str = "e30.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6bWVzaHdyaWdodC1zeXN0ZW06aW5qZWN0b3IifQ.c2ln";
+
 /// A controller that gives everybody a certificate for `localhost` and an address; where it is, and its root.
 async fn controller(address: std::net::IpAddr) -> (String, String) {
     let mut params = CertificateParams::default();
@@ -365,6 +369,8 @@ async fn controller(address: std::net::IpAddr) -> (String, String) {
     let issue = move |body: String| async move {
         let mut request = CertificateSigningRequestParams::from_pem(&body).unwrap();
         request.params.subject_alt_names = names().subject_alt_names;
+        let id = "spiffe://cluster.local/ns/meshwright-system/sa/injector";
+        request.params.subject_alt_names.push(SanType::URI(id.try_into().unwrap()));
         let chain = request.signed_by(&*authority).unwrap().pem();
         axum::Json(json!({
             "certificateChain": chain, "trustBundle": authority.pem(),

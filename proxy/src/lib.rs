@@ -1,4 +1,4 @@
-//! Pid 1 of the sidecar. It stands alone: no other crate of ours is a dependency.
+//! Pid 1 of the sidecar. Of our crates it has `identity` alone.
 //!
 //! ```text
 //!  init container             sidecar container (gid 1337)
@@ -23,7 +23,6 @@ pub mod environment;
 pub mod envoy;
 pub mod grpc;
 pub mod guests;
-pub mod holding;
 pub mod hook_key;
 pub mod http_client;
 pub mod init;

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use identity::Identity;
 use rustix::process::Signal;
 
-use crate::certificate::{Files, Identity};
+use crate::certificate::Files;
 use crate::environment::Environment;
 use crate::envoy::{self, StartError};
 use crate::pod;

@@ -5,11 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use identity::{Identity, Trust};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-
-use crate::certificate::{self, Identity};
-use crate::holding::Trust;
 
 const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
@@ -85,7 +83,7 @@ pub fn is_usable(run: &Path) -> bool {
         let chain = &secret["resources"][0]["tls_certificate"]["certificate_chain"]["inline_string"];
         chain.as_str().map(str::to_owned)
     });
-    let end = chain.and_then(|chain| certificate::end_of(&chain));
+    let end = chain.and_then(|chain| identity::end_of(&chain));
     read_trust(run).is_some()
         && end.is_some_and(|end| end > OffsetDateTime::now_utc() + time::Duration::MINUTE)
 }

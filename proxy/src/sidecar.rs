@@ -6,17 +6,17 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use identity::{Held, Identity, Trust};
 use serde::Serialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::OnceCell;
 
-use crate::certificate::{self, Files, Identity};
+use crate::certificate::{self, Files};
 use crate::drain::{self, Ended, Hold, Idle, Reading};
 use crate::environment::Environment;
 use crate::envoy::Admin;
-use crate::holding::{Held, Trust};
 use crate::http_client::chain;
 use crate::readiness::{self, CertificateFact, EnvoyFact, NotReady};
 use crate::run::Paths;
@@ -316,7 +316,7 @@ impl Sidecar {
     /// Whether Envoy uses what was written last.
     pub(crate) async fn envoy_has_read(&self, held: &Held) -> bool {
         let versions = self.admin.secrets().await;
-        versions.is_ok_and(|versions| versions.are(&held.version, &held.trust().version()))
+        versions.is_ok_and(|versions| versions.are(&held.version, &held.trust.version()))
     }
 
     /// Asks for a certificate until there is one. The controller is trusted by the mounted roots and by those that a

@@ -9,10 +9,10 @@
 
 use std::time::{Duration, Instant};
 
+use identity::{AnswerError, Heard, Held, Wanted};
 use time::OffsetDateTime;
 
-use crate::certificate::CertificateError;
-use crate::holding::{self, Held, Wanted};
+use crate::certificate::{self, CertificateError};
 use crate::http_client::chain;
 use crate::run::Paths;
 use crate::sds;
@@ -27,9 +27,6 @@ const RETRY: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(300);
 /// Shortest time between two certificates because another root signs.
 const REISSUE: Duration = Duration::from_secs(2);
-/// A controller that knows less than another one did is not believed, unless it says the same so many times: then
-/// the mesh has been restored from a backup.
-const STUBBORN: u32 = 10;
 
 /// What is held, and what is due.
 pub struct Upkeep<'a> {
@@ -39,8 +36,9 @@ pub struct Upkeep<'a> {
     mounted: Option<Vec<u8>>,
     report_at: Instant,
     failures: u32,
-    stale: u32,
-    outdated: u32,
+    /// In reports, and in certificates: a controller that knows less than another one did.
+    told: Heard,
+    issued: Heard,
     sequence: i64,
     renewed: Instant,
     foreign_since: Option<Instant>,
@@ -59,8 +57,8 @@ impl<'a> Upkeep<'a> {
             mounted,
             report_at: now,
             failures: 0,
-            stale: 0,
-            outdated: 0,
+            told: Heard::default(),
+            issued: Heard::default(),
             sequence: 0,
             renewed: now,
             foreign_since: None,
@@ -94,16 +92,15 @@ impl<'a> Upkeep<'a> {
 
     /// Gets a new certificate, however often that must be tried, and makes it the one that Envoy uses.
     async fn renew(&mut self) {
-        let identity = self.sidecar.certificate(&self.paths.files, &self.held.bundle).await;
+        let identity = self.sidecar.certificate(&self.paths.files, &self.held.trust.bundle).await;
         // A replica that has not heard yet what another one has may sign with a root that is on its way out.
-        if identity.serial < self.held.serial && self.outdated < STUBBORN {
-            self.outdated += 1;
+        let held = self.held.trust.serial;
+        if !self.issued.believes(held, identity.serial) {
             self.held.renew_at = OffsetDateTime::now_utc() + CHECK;
             return;
         }
-        self.outdated = 0;
-        let trust = (identity.serial >= self.held.serial).then(|| identity.trust());
-        match self.sidecar.install(&identity, trust.as_ref().unwrap_or(&self.held.trust()), self.paths) {
+        let trust = if identity.serial >= held { identity.trust() } else { self.held.trust.clone() };
+        match self.sidecar.install(&identity, &trust, self.paths) {
             Ok(held) => self.held = held,
             Err(error) => {
                 self.sidecar.note_failure(chain(&error));
@@ -121,7 +118,7 @@ impl<'a> Upkeep<'a> {
     async fn reclaim(&mut self) {
         let run = self.paths.run.as_path();
         let written = (sds::read_version(&sds::trust_path(run)), sds::read_version(&sds::identity_path(run)));
-        let ours = written == (Some(self.held.trust().version()), Some(self.held.version.clone()));
+        let ours = written == (Some(self.held.trust.version()), Some(self.held.version.clone()));
         // The one that tries needs them as they are until it has succeeded or failed.
         if ours || self.sidecar.is_frozen() {
             self.foreign_since = None;
@@ -133,8 +130,7 @@ impl<'a> Upkeep<'a> {
         self.foreign_since = None;
         tracing::warn!("another slot left its certificate behind; getting a new one");
         // It may have heard a later word about the roots.
-        let trust = self.held.trust().later(sds::read_trust(run));
-        self.held.set_trust(trust);
+        self.held.trust = self.held.trust.clone().later(sds::read_trust(run));
         self.renew().await;
     }
 
@@ -149,19 +145,18 @@ impl<'a> Upkeep<'a> {
         self.sequence = i64::try_from(now).unwrap_or_default().max(self.sequence + 1);
         let environment = self.sidecar.environment();
         let told =
-            holding::report(&environment.controller, &self.paths.files, &self.held, self.sequence).await;
+            certificate::report(&environment.controller, &self.paths.files, &self.held, self.sequence).await;
         match told {
             Ok(wanted) => {
                 self.failures = 0;
                 self.report_at = Instant::now() + jittered(wanted.report_after(), self.sequence);
-                self.follow(wanted).await;
+                self.follow(&wanted).await;
             }
             Err(error) => {
                 self.failures += 1;
                 let pause = RETRY.saturating_mul(1 << self.failures.min(6)).min(LONGEST);
                 // Controllers of the release before this one do not know what a report is.
-                let unknown =
-                    matches!(&error, CertificateError::Refused { status, .. } if status.as_u16() == 404);
+                let unknown = matches!(&error, CertificateError::Answer(AnswerError::Refused { status, .. }) if status.as_u16() == 404);
                 let pause = if unknown { LONGEST } else { pause };
                 tracing::debug!(failure = chain(&error), retry_in = ?pause, "no report");
                 self.report_at = Instant::now() + pause;
@@ -170,26 +165,23 @@ impl<'a> Upkeep<'a> {
     }
 
     /// Does what the controller wants; what was done is reported at once.
-    async fn follow(&mut self, wanted: Wanted) {
-        if wanted.serial < self.held.serial && self.stale < STUBBORN {
-            self.stale += 1;
+    async fn follow(&mut self, wanted: &Wanted) {
+        if !self.told.believes(self.held.trust.serial, wanted.serial) {
             return;
         }
-        self.stale = 0;
-        let issuer = wanted.issuer.clone();
         let trust = wanted.trust();
-        if trust != self.held.trust() {
+        if trust != self.held.trust {
             let at = self.paths.run.as_path();
             match sds::write_trust(at, &trust.bundle, &trust.version()) {
                 Ok(()) => {
                     tracing::info!(roots = trust.roots.len(), serial = trust.serial, "roots installed");
-                    self.held.set_trust(trust);
+                    self.held.trust = trust;
                 }
                 Err(error) => tracing::error!(error = chain(&error), "cannot replace the roots"),
             }
             self.report_at = Instant::now();
         }
-        if issuer.is_empty() || issuer == self.held.issuer {
+        if !wanted.wants_another_than(&self.held.issuer) {
             return;
         }
         // Two replicas may disagree for a moment: not a new certificate each time.

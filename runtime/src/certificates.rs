@@ -1,4 +1,5 @@
-//! A daemon's own certificate: key made in memory, CSR, `POST /v1/certificates`, renewed for as long as it runs.
+//! A daemon's own certificate: asked for with `POST /v1/certificates`, renewed for as long as it runs. What is asked and
+//! what of an answer is believed is in the crate [`identity`]; the connection, and what is made of it, is here.
 //!
 //! ```text
 //!  token + trust bundle ──▶ issue ──▶ Identity {certificate, roots} ──▶ server_config / client_config
@@ -10,7 +11,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -19,26 +19,25 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::Full;
+use identity::{AnswerError, Expected, Heard, RequestError, Trust};
 use k8s_openapi::jiff::Timestamp;
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use parking_lot::Mutex;
 use rustls::{ClientConfig, ServerConfig};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use serde::Deserialize;
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
 use tokio_util::sync::CancellationToken;
 
 use crate::https::{self, HttpsError, Limits, Peer};
 use crate::tls::{self, Certificate, ClientAuth, Roots, TlsError};
 
+mod account;
 mod holdings;
 #[cfg(test)]
 mod tests;
 
-const LIMITS: Limits = Limits { time: Duration::from_secs(10), body: 1 << 20 };
+const LIMITS: Limits = Limits { time: identity::TIME_LIMIT, body: identity::MAX_ANSWER };
 /// Never renew more often than this, whatever the answer says.
 const SHORTEST: Duration = Duration::from_secs(5);
-/// So many certificates in a row may be refused for being of an older word of the operator; then the older word is
-/// believed, for the mesh may have been restored from a backup.
-const STUBBORN: u32 = 10;
 /// Never wait longer than this before looking whether it is time: clocks are set, machines sleep.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -93,21 +92,17 @@ pub enum CertificateError {
         source: TlsError,
     },
     /// Key or CSR could not be made.
-    #[error("cannot make a key or signing request")]
-    Request(#[source] rcgen::Error),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// Token or body cannot be sent.
+    #[error("cannot make an HTTP request")]
+    Http(#[source] http::Error),
     /// No answer.
     #[error("the controller cannot be asked")]
     Https(#[source] HttpsError),
-    /// The controller said no.
-    #[error("the controller refuses ({status}): {reason}: {message}")]
-    Refused {
-        /// HTTP status.
-        status: u16,
-        /// CamelCase, part of the API.
-        reason: String,
-        /// For a person.
-        message: String,
-    },
+    /// What it answered is of no use, or it refused.
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
     /// It may have been signed with a root that is on its way out.
     #[error("the controller obeys word {serial} of the operator, another one {heard} already: asking again")]
     Outdated {
@@ -116,9 +111,6 @@ pub enum CertificateError {
         /// Of the latest answer of any controller.
         heard: i64,
     },
-    /// The controller said something else.
-    #[error("the controller's answer is not understood")]
-    Answer(#[source] anyhow::Error),
 }
 
 /// Certificate and roots of this process, current at any time.
@@ -169,36 +161,24 @@ pub struct Issued {
     pub not_after: Timestamp,
     /// When to ask for the next.
     pub renew_after: Timestamp,
-    /// The roots that came with it (PEM).
-    pub trust_bundle: String,
-    /// SHA-256 of these roots; empty when the controller did not say.
-    pub roots: Vec<String>,
+    /// The roots that came with it.
+    pub trust: Trust,
     /// SHA-256 of the root of the certificate; empty when the controller did not say.
     pub issuer: String,
-    /// Which word of the operator the controller obeys; of two, the higher one counts.
-    pub serial: i64,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Answer {
-    certificate_chain: String,
-    trust_bundle: String,
-    not_after: Timestamp,
-    renew_after: Timestamp,
-    #[serde(default)]
-    trusted_roots: Vec<String>,
-    #[serde(default)]
-    issuer: String,
-    #[serde(default)]
-    serial: i64,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Refusal {
-    reason: String,
-    message: String,
+impl Issued {
+    fn of(identity: &identity::Identity) -> Self {
+        let at = |time: time::OffsetDateTime| {
+            Timestamp::from_second(time.unix_timestamp()).unwrap_or(Timestamp::MAX)
+        };
+        Self {
+            not_after: at(identity.not_after),
+            renew_after: at(identity.renew_at),
+            trust: identity.trust(),
+            issuer: identity.issuer.clone(),
+        }
+    }
 }
 
 /// Gets certificates and keeps them fresh.
@@ -207,9 +187,21 @@ pub struct Client {
     identity: Identity,
     /// The roots that a controller told last (PEM): while a root is rotated they may be newer than the mounted ones.
     told: ArcSwapOption<String>,
-    /// The last word of the operator that was heard of, and certificates refused in a row for being of an older one.
-    heard: AtomicI64,
-    outdated: AtomicU32,
+    words: Mutex<Words>,
+}
+
+/// The last word of the operator that was believed, and how often in a row an older one was heard.
+#[derive(Default)]
+struct Words {
+    last: Option<i64>,
+    issued: Heard,
+    told: Heard,
+}
+
+impl Words {
+    fn last(&self, serial: i64) -> i64 {
+        self.last.unwrap_or(serial)
+    }
 }
 
 impl Client {
@@ -220,8 +212,7 @@ impl Client {
             settings,
             identity: Identity::default(),
             told: ArcSwapOption::empty(),
-            heard: AtomicI64::new(0),
-            outdated: AtomicU32::new(0),
+            words: Mutex::default(),
         }
     }
 
@@ -237,42 +228,52 @@ impl Client {
     /// [`CertificateError`].
     pub async fn issue(&self) -> Result<Issued, CertificateError> {
         let token = self.settings.token.read().await.map_err(CertificateError::Token)?;
+        let (key, csr) = identity::key_and_request(None)?;
+        let request = request(identity::CERTIFICATES, identity::CSR_TYPE, &token, csr)?;
         // For this question alone: what this process trusts is what a controller says, and a mounted file may still hold a
         // root that was dropped.
         let asked = Roots::none();
         let known = self.settings.trust.read(self.told.load().as_deref())?;
         asked.set(&known).map_err(|source| CertificateError::Tls { what: "trust bundle", source })?;
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CertificateError::Request)?;
-        let request = signing_request(&key, &token)?;
-        // Asked without the old certificate: the token alone says who we are, and an expired certificate must not
-        // stand in the way of a new one.
-        let tls = tls::client_config(Certificate::none(), asked)
+        let (status, body) = self.ask(request, asked).await?;
+        let expected = expected(&token)?;
+        let issued = identity::accept(status, &body, &expected, &key, time::OffsetDateTime::now_utc())?;
+        self.believe(issued.serial)?;
+        self.use_it(&issued)?;
+        Ok(Issued::of(&issued))
+    }
+
+    /// One request. Asked without the old certificate: the token alone says who we are, and an expired certificate must not
+    /// stand in the way of a new one.
+    async fn ask(
+        &self,
+        request: Request<Full<Bytes>>,
+        roots: Arc<Roots>,
+    ) -> Result<(StatusCode, Bytes), CertificateError> {
+        let tls = tls::client_config(Certificate::none(), roots)
             .map_err(|source| CertificateError::Tls { what: "trust bundle", source })?;
-        let (status, body) = https::send(&self.settings.controller, tls, request, LIMITS)
-            .await
-            .map_err(CertificateError::Https)?;
-        let answer = read_answer(status, &body)?;
-        let heard = self.heard.load(Ordering::Relaxed);
-        if answer.serial < heard && self.outdated.fetch_add(1, Ordering::Relaxed) < STUBBORN {
-            return Err(CertificateError::Outdated { serial: answer.serial, heard });
+        https::send(&self.settings.controller, tls, request, LIMITS).await.map_err(CertificateError::Https)
+    }
+
+    /// A controller that knows less than another one did may have signed with a root that is on its way out.
+    fn believe(&self, serial: i64) -> Result<(), CertificateError> {
+        let mut words = self.words.lock();
+        let heard = words.last(serial);
+        if !words.issued.believes(heard, serial) {
+            return Err(CertificateError::Outdated { serial, heard });
         }
-        self.outdated.store(0, Ordering::Relaxed);
-        self.heard.store(answer.serial, Ordering::Relaxed);
-        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        self.identity
-            .certificate
-            .set(&answer.certificate_chain, der)
-            .map_err(|source| CertificateError::Tls { what: "certificate", source })?;
-        self.set_roots(&answer.trust_bundle)?;
-        self.told.store(Some(answer.trust_bundle.clone().into()));
-        Ok(Issued {
-            roots: answer.trusted_roots,
-            issuer: answer.issuer,
-            serial: answer.serial,
-            not_after: answer.not_after,
-            renew_after: answer.renew_after,
-            trust_bundle: answer.trust_bundle,
-        })
+        words.last = Some(serial);
+        Ok(())
+    }
+
+    fn use_it(&self, issued: &identity::Identity) -> Result<(), CertificateError> {
+        let unusable = |source| CertificateError::Tls { what: "certificate", source };
+        let key = PrivateKeyDer::from_pem_slice(issued.key.pem().as_bytes());
+        let key = key.map_err(|error| unusable(TlsError::Pem(error)))?;
+        self.identity.certificate.set(&issued.chain, key).map_err(unusable)?;
+        self.set_roots(&issued.trust_bundle)?;
+        self.told.store(Some(issued.trust_bundle.clone().into()));
+        Ok(())
     }
 
     /// Gets a certificate and renews it until `stop` is cancelled. `told` hears of every attempt, for readiness.
@@ -333,35 +334,24 @@ fn pause_before(due: Timestamp, now: Timestamp) -> Duration {
     if left.is_zero() { SHORTEST } else { left.min(LONGEST) }
 }
 
-fn signing_request(key: &KeyPair, token: &str) -> Result<Request<Full<Bytes>>, CertificateError> {
-    let csr = CertificateParams::default()
-        .serialize_request(key)
-        .and_then(|csr| csr.pem())
-        .map_err(CertificateError::Request)?;
-    Request::post("/v1/certificates")
-        .header(header::AUTHORIZATION, bearer(token)?)
-        .header(header::CONTENT_TYPE, "application/pkcs10")
-        .body(Full::from(csr))
-        .map_err(|error| CertificateError::Answer(error.into()))
+fn request(
+    path: &str,
+    content_type: &'static str,
+    token: &str,
+    body: String,
+) -> Result<Request<Full<Bytes>>, CertificateError> {
+    let no_token = || CertificateError::Token(anyhow::anyhow!("it is empty, or no value of a header"));
+    Request::post(path)
+        .header(header::AUTHORIZATION, identity::bearer(token).ok_or_else(no_token)?)
+        .header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))
+        .body(Full::from(body))
+        .map_err(CertificateError::Http)
 }
 
-fn bearer(token: &str) -> Result<HeaderValue, CertificateError> {
-    let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-        .map_err(|_| CertificateError::Token(anyhow::anyhow!("the token is not a header value")))?;
-    bearer.set_sensitive(true);
-    Ok(bearer)
-}
-
-fn read_answer(status: StatusCode, body: &[u8]) -> Result<Answer, CertificateError> {
-    if status.is_success() {
-        return serde_json::from_slice(body).map_err(|error| CertificateError::Answer(error.into()));
-    }
-    Err(refused(status, body))
-}
-
-fn refused(status: StatusCode, body: &[u8]) -> CertificateError {
-    let refusal: Refusal = serde_json::from_slice(body).unwrap_or_default();
-    CertificateError::Refused { status: status.as_u16(), reason: refusal.reason, message: refusal.message }
+/// The certificate must be of the service account that the token is of.
+fn expected(token: &str) -> Result<Expected, CertificateError> {
+    let unnamed = || CertificateError::Token(anyhow::anyhow!("it names no service account"));
+    account::of(token).ok_or_else(unnamed)
 }
 
 impl TokenSource {

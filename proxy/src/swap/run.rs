@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use identity::{Held, Identity};
 use rustix::process::Signal;
 use tokio::task::JoinHandle;
 
@@ -14,9 +15,7 @@ use super::launch::Newcomer;
 use super::region::{Region, base_id};
 use super::shared::{Live, Lock, Shared, now};
 use super::state::{self, Action, Event, Known, Look, Me, Memory, Purpose, Start, State, Why};
-use crate::certificate::Identity;
 use crate::envoy::HotRestart;
-use crate::holding::Held;
 use crate::http_client::chain;
 use crate::pod::Wanted;
 use crate::run::{self, Paths, RunError};

@@ -6,9 +6,9 @@ use std::process::Command;
 use proxy::bootstrap::render;
 use proxy::environment::Controller;
 use proxy::envoy::HotRestart;
+use proxy::sds;
 use proxy::swap::Slot;
 use proxy::swap::shared::Shared;
-use proxy::{certificate, sds};
 
 use crate::support::{ENVOYS, environment, envoy};
 
@@ -21,11 +21,12 @@ fn bootstrap_is_as_recorded() {
 fn oldest_and_newest_envoy_accept_it() {
     let directory = tempfile::tempdir().unwrap();
     let authority = crate::certificate::Authority::new();
-    let (key, csr) = certificate::key_and_request("spiffe://cluster.local/ns/a/sa/b").unwrap();
-    let answer =
-        authority.answer(&csr, "spiffe://cluster.local/ns/a/sa/b", crate::certificate::Life::default());
+    let id = "spiffe://cluster.local/ns/a/sa/b";
+    let (key, csr) = identity::key_and_request(Some(id)).unwrap();
+    let answer = authority.answer(&csr, id, crate::certificate::Life::default());
     let now = time::OffsetDateTime::now_utc();
-    let identity = certificate::accept(&answer, "spiffe://cluster.local/ns/a/sa/b", &key, now).unwrap();
+    let expected = identity::Expected::Id(id.to_owned());
+    let identity = identity::accept(answer.status(), answer.body(), &expected, &key, now).unwrap();
     sds::write(directory.path(), &identity, &identity.trust()).unwrap();
 
     let mut v6 = environment();

@@ -1,10 +1,9 @@
-//! What is accepted as a certificate, and a certificate authority for the tests.
+//! A certificate authority for the tests.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Response;
-use proxy::certificate::{CertificateError, accept, key_and_request};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, IsCa,
     KeyPair, SanType,
@@ -12,8 +11,6 @@ use rcgen::{
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
-
-const ID: &str = "spiffe://cluster.local/ns/bookstore/sa/bookstore";
 
 /// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>, String);
@@ -100,76 +97,4 @@ impl Authority {
             "renewAfter": life.renew.map(|renew| (now + renew).format(&Rfc3339).unwrap()),
         })
     }
-}
-
-#[test]
-fn a_certificate_for_our_key_and_id_is_accepted() {
-    let (key, csr) = key_and_request(ID).unwrap();
-    let now = OffsetDateTime::now_utc();
-    let identity = accept(&Authority::new().answer(&csr, ID, Life::default()), ID, &key, now).unwrap();
-    assert!((identity.not_after - now - Duration::hours(24)).abs() < Duration::minutes(1));
-    assert!((identity.renew_at - now - Duration::hours(16)).abs() < Duration::minutes(1));
-    assert!(identity.key.pem().contains("PRIVATE KEY"));
-    assert!(!format!("{identity:?}").contains("PRIVATE KEY"), "a key must not reach a log");
-}
-
-#[test]
-fn renewal_falls_back_to_two_thirds_of_life() {
-    let (key, csr) = key_and_request(ID).unwrap();
-    let now = OffsetDateTime::now_utc();
-    for renew in [None, Some(Duration::hours(25))] {
-        let answer = Authority::new().answer(&csr, ID, Life { end: Duration::hours(24), renew });
-        let identity = accept(&answer, ID, &key, now).unwrap();
-        assert!(
-            (identity.renew_at - now - Duration::hours(16)).abs() < Duration::minutes(5),
-            "{}",
-            identity.renew_at
-        );
-    }
-    let past =
-        Authority::new().answer(&csr, ID, Life { end: Duration::hours(1), renew: Some(-Duration::hours(1)) });
-    assert!(accept(&past, ID, &key, now).unwrap().renew_at > now, "never in a tight loop");
-}
-
-#[test]
-fn a_clock_that_is_wrong_by_minutes_renews_neither_early_nor_late() {
-    let (key, csr) = key_and_request(ID).unwrap();
-    for wrong in [Duration::minutes(-7), Duration::minutes(7)] {
-        let own_clock = OffsetDateTime::now_utc() + wrong;
-        let life = Life { end: Duration::minutes(30), renew: Some(Duration::minutes(20)) };
-        let identity = accept(&Authority::new().answer(&csr, ID, life), ID, &key, own_clock).unwrap();
-        let after = identity.renew_at - own_clock;
-        assert!((after - Duration::minutes(20)).abs() < Duration::minutes(1), "{wrong}: after {after}");
-    }
-}
-
-#[test]
-fn anything_else_is_refused() {
-    let authority = Authority::new();
-    let (key, csr) = key_and_request(ID).unwrap();
-    let (other_key, other_csr) = key_and_request(ID).unwrap();
-    let now = OffsetDateTime::now_utc();
-    let refused =
-        |answer: &Response<Bytes>, key| accept(answer, ID, key, now).expect_err("refused").to_string();
-    assert!(refused(&authority.answer(&csr, ID, Life::default()), &other_key).contains("another key"));
-    assert!(refused(&authority.answer(&other_csr, ID, Life::default()), &key).contains("another key"));
-    let foreign = authority.answer(&csr, "spiffe://cluster.local/ns/bookstore/sa/bookbuyer", Life::default());
-    assert!(refused(&foreign, &key).contains("another identity"));
-    let ended = authority.answer(&csr, ID, Life { end: -Duration::minutes(1), renew: None });
-    assert!(refused(&ended, &key).contains("expired"));
-    for body in ["", "{}", "[]", r#"{"certificateChain": "", "trustBundle": ""}"#, "\u{0}"] {
-        let answer = Response::new(Bytes::from_static(body.as_bytes()));
-        assert!(refused(&answer, &key).contains("cannot be used"), "{body:?}");
-    }
-}
-
-#[test]
-fn a_refusal_is_passed_on_with_its_reason() {
-    let (key, _) = key_and_request(ID).unwrap();
-    let mut answer =
-        Response::new(Bytes::from_static(br#"{"reason": "TokenExpired", "message": "since\nnoon"}"#));
-    *answer.status_mut() = http::StatusCode::UNAUTHORIZED;
-    let error = accept(&answer, ID, &key, OffsetDateTime::now_utc()).expect_err("refused");
-    let CertificateError::Refused { reason, message, .. } = &error else { panic!("{error}") };
-    assert_eq!((reason.as_str(), message.as_str()), ("TokenExpired", "sincenoon"));
 }

@@ -3,8 +3,13 @@
 use axum::http::HeaderMap;
 use axum::routing::post;
 use axum::{Json, Router};
-use parking_lot::Mutex;
-use rcgen::{BasicConstraints, CertificateSigningRequestParams, CertifiedIssuer, IsCa};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, IsCa, KeyPair,
+    SanType,
+};
+use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -13,12 +18,25 @@ use crate::shutdown::Shutdown;
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
+const OWN: &str = "spiffe://cluster.local/ns/mesh/sa/injector";
+
 /// What the controller shall answer next, and what it was asked.
 #[derive(Default)]
 struct Script {
+    /// Whose certificate it gives, if not the caller's.
+    foreign: Option<&'static str>,
+    /// The word of the operator that it obeys.
+    serial: i64,
+    /// Another key than that of the request is signed.
+    swapped: bool,
     refuse: Option<(u16, &'static str)>,
     tokens: Vec<String>,
     keys: Vec<Vec<u8>>,
+}
+
+fn token() -> String {
+    let claims = json!({"sub": "system:serviceaccount:mesh:injector"}).to_string();
+    format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims))
 }
 
 fn authority() -> Authority {
@@ -38,12 +56,18 @@ fn answer(
     if let Some((status, reason)) = script.refuse.take() {
         return (StatusCode::from_u16(status).unwrap(), json!({"reason": reason, "message": "no"}));
     }
-    let request = CertificateSigningRequestParams::from_pem(body).unwrap();
+    let mut request = CertificateSigningRequestParams::from_pem(body).unwrap();
     script.keys.push(rcgen::PublicKeyData::der_bytes(&request.public_key).to_vec());
-    let chain = request.signed_by(authority).unwrap().pem();
+    let id = script.foreign.unwrap_or(OWN);
+    request.params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+    let chain = if script.swapped {
+        request.params.signed_by(&KeyPair::generate().unwrap(), authority).unwrap().pem()
+    } else {
+        request.signed_by(authority).unwrap().pem()
+    };
     let answer = json!({
         "certificateChain": chain, "trustBundle": authority.pem(),
-        "notAfter": "2999-01-01T00:00:00Z", "renewAfter": "2998-01-01T00:00:00Z",
+        "notAfter": "2999-01-01T00:00:00Z", "renewAfter": "2998-01-01T00:00:00Z", "serial": script.serial,
     });
     (StatusCode::OK, answer)
 }
@@ -69,7 +93,7 @@ async fn scene() -> (Client, Arc<Mutex<Script>>, Arc<ArcSwapOption<String>>) {
     let config = tls::server_config(certificate, ClientAuth::None).unwrap();
     let router = Router::new().route("/v1/certificates", post(handler));
     tokio::spawn(tls::serve(listener, config, router, tls::Metrics::default(), Shutdown::default()));
-    let ask: AskForToken = Arc::new(|| Box::pin(async { Ok("secret-token\n".to_owned()) }));
+    let ask: AskForToken = Arc::new(|| Box::pin(async { Ok(token() + "\n") }));
     let client = Client::new(Settings {
         controller: Peer { address, server_name: "c.test".to_owned() },
         token: TokenSource::Ask(ask),
@@ -88,7 +112,7 @@ async fn a_certificate_is_asked_for_with_the_token_and_a_new_key_each_time() {
     assert!(issued.renew_after < issued.not_after);
     client.issue().await.unwrap();
     let script = script.lock();
-    assert_eq!(script.tokens, ["Bearer secret-token", "Bearer secret-token"]);
+    assert_eq!(script.tokens, [format!("Bearer {}", token()), format!("Bearer {}", token())]);
     assert_ne!(script.keys[0], script.keys[1]);
 }
 
@@ -99,7 +123,8 @@ async fn a_refusal_is_told_in_the_controllers_words_and_keeps_the_old_certificat
     script.lock().refuse = Some((401, "TokenExpired"));
     let refused = client.issue().await;
     assert!(
-        matches!(&refused, Err(CertificateError::Refused { status: 401, reason, .. }) if reason == "TokenExpired"),
+        matches!(&refused, Err(CertificateError::Answer(AnswerError::Refused { status, reason, .. }))
+            if status.as_u16() == 401 && reason == "TokenExpired"),
         "{refused:?}"
     );
     assert!(client.identity().certificate.is_set());
@@ -107,6 +132,37 @@ async fn a_refusal_is_told_in_the_controllers_words_and_keeps_the_old_certificat
     assert!(matches!(client.issue().await, Err(CertificateError::Trust(_))));
     trust.store(Some(Arc::new(authority().pem())));
     assert!(matches!(client.issue().await, Err(CertificateError::Https(_))), "a controller of another root");
+}
+
+/// A daemon serves as whom it takes itself for, with the key that it made, and with no other.
+#[tokio::test]
+async fn a_certificate_of_somebody_else_or_for_another_key_is_refused() {
+    let (client, script, _trust) = scene().await;
+    script.lock().foreign = Some("spiffe://cluster.local/ns/shop/sa/injector");
+    let refused = client.issue().await;
+    assert!(matches!(&refused, Err(CertificateError::Answer(AnswerError::Unusable(_)))), "{refused:?}");
+    assert!(!client.identity().certificate.is_set());
+    script.lock().foreign = None;
+    script.lock().swapped = true;
+    let refused = client.issue().await;
+    assert!(matches!(&refused, Err(CertificateError::Answer(AnswerError::Unusable(_)))), "{refused:?}");
+    assert!(!client.identity().certificate.is_set());
+    script.lock().swapped = false;
+    assert!(client.issue().await.is_ok());
+}
+
+#[tokio::test]
+async fn an_older_word_is_believed_when_every_controller_says_it() {
+    let (client, script, _trust) = scene().await;
+    script.lock().serial = 4;
+    client.issue().await.unwrap();
+    script.lock().serial = 3;
+    for _ in 0..10 {
+        let refused = client.issue().await;
+        let outdated = matches!(&refused, Err(CertificateError::Outdated { serial: 3, heard: 4 }));
+        assert!(outdated, "{refused:?}");
+    }
+    assert_eq!(client.issue().await.unwrap().trust.serial, 3, "the mesh was restored from a backup");
 }
 
 /// Whether a client with this identity trusts a server whose certificate this authority signed.

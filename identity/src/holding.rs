@@ -1,4 +1,4 @@
-//! What this sidecar holds — roots, and a certificate of one of them — and telling the controller so
+//! What is held — roots, and a certificate of one of them — and what a controller wants to be held
 //! (`POST /v1/holdings`).
 
 use std::time::Duration;
@@ -7,8 +7,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use crate::certificate::{CertificateError, Files, Identity, ask, certificates, refusal, request, token};
-use crate::environment::Controller;
+use crate::answer::{AnswerError, Identity, certificates, refusal};
 
 /// Roots to trust.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,20 +46,17 @@ impl Trust {
     }
 }
 
-/// What Envoy was given.
-#[derive(Debug, Clone)]
+/// What is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    /// PEM of the roots.
-    pub bundle: String,
-    /// Which word of the operator they are of.
-    pub serial: i64,
+    /// The roots.
+    pub trust: Trust,
     /// SHA-256 of the root of the certificate.
     pub issuer: String,
     /// Version of the certificate.
     pub version: String,
     /// When to get the next one.
     pub renew_at: OffsetDateTime,
-    roots: Vec<String>,
 }
 
 impl Held {
@@ -68,28 +64,15 @@ impl Held {
     #[must_use]
     pub fn new(identity: &Identity, trust: &Trust) -> Self {
         Self {
-            bundle: trust.bundle.clone(),
-            serial: trust.serial,
+            trust: trust.clone(),
             issuer: identity.issuer.clone(),
             version: identity.version(),
             renew_at: identity.renew_at,
-            roots: trust.roots.clone(),
         }
-    }
-
-    /// The roots.
-    #[must_use]
-    pub fn trust(&self) -> Trust {
-        Trust { bundle: self.bundle.clone(), roots: self.roots.clone(), serial: self.serial }
-    }
-
-    /// After other roots were installed.
-    pub fn set_trust(&mut self, trust: Trust) {
-        Trust { bundle: self.bundle, roots: self.roots, serial: self.serial } = trust;
     }
 }
 
-/// What the controller wants this sidecar to hold.
+/// What a controller wants to be held.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Wanted {
@@ -114,26 +97,32 @@ impl Wanted {
     pub fn report_after(&self) -> Duration {
         Duration::from_secs(self.report_after_seconds.clamp(1, 3600))
     }
+
+    /// Whether the certificate that is held shall be replaced because another root signs.
+    #[must_use]
+    pub fn wants_another_than(&self, issuer: &str) -> bool {
+        !self.issuer.is_empty() && self.issuer != issuer
+    }
 }
 
-/// Tells the controller what Envoy uses, and hears what it should use.
+/// What a controller is told: roots in use and the root of the certificate. `sequence` grows with each report.
+#[must_use]
+pub fn report(trust: &Trust, issuer: &str, sequence: i64) -> String {
+    let (roots, serial) = (&trust.roots, trust.serial);
+    serde_json::json!({ "roots": roots, "issuer": issuer, "serial": serial, "sequence": sequence })
+        .to_string()
+}
+
+/// What it answers.
 ///
 /// # Errors
-/// With what stood in the way. No error holds the token.
-pub async fn report(
-    controller: &Controller,
-    files: &Files,
-    held: &Held,
-    sequence: i64,
-) -> Result<Wanted, CertificateError> {
-    let body = serde_json::json!({ "roots": held.roots, "issuer": held.issuer, "serial": held.serial, "sequence": sequence });
-    let request = request("/v1/holdings", "application/json", controller, token(files)?, body.to_string())?;
-    let answer = ask(controller, files, &held.bundle, request).await?;
-    if answer.status() != StatusCode::OK {
-        return Err(refusal(&answer));
+/// When it refused, or when the answer isn't roots.
+pub fn told(status: StatusCode, body: &[u8]) -> Result<Wanted, AnswerError> {
+    if status != StatusCode::OK {
+        return Err(refusal(status, body));
     }
-    let wanted: Wanted = serde_json::from_slice(answer.body())
-        .map_err(|_| CertificateError::Answer("it is not the JSON agreed on"))?;
+    let wanted: Wanted =
+        serde_json::from_slice(body).map_err(|_| AnswerError::Unusable("it is not the JSON agreed on"))?;
     certificates(&wanted.trust_bundle)?;
     Ok(wanted)
 }
@@ -141,6 +130,7 @@ pub async fn report(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Authority;
 
     fn trust(serial: i64, roots: &[&str]) -> Trust {
         let roots = roots.iter().map(|root| (*root).to_owned()).collect();
@@ -158,10 +148,35 @@ mod tests {
     }
 
     #[test]
-    fn a_sidecar_that_begins_anew_trusts_no_root_that_was_dropped() {
+    fn who_begins_anew_trusts_no_root_that_was_dropped() {
         let (both, one) = (trust(3, &["aa", "bb"]), trust(4, &["bb"]));
         assert_eq!(both.clone().later(Some(one.clone())), one, "this replica has not heard yet");
         assert_eq!(one.clone().later(Some(both.clone())), one);
         assert_eq!(both.clone().later(None), both);
+    }
+
+    /// The words of the protocol are a contract with controllers of other releases.
+    #[test]
+    fn a_report_and_its_answer_are_the_json_agreed_on() {
+        let told_them: serde_json::Value =
+            serde_json::from_str(&report(&trust(4, &["aa", "bb"]), "aa", 9)).unwrap();
+        let agreed = serde_json::json!({ "roots": ["aa", "bb"], "issuer": "aa", "serial": 4, "sequence": 9 });
+        assert_eq!(told_them, agreed);
+        let answer = |bundle: &str, after: u64| {
+            let answer = serde_json::json!({ "trustBundle": bundle, "trustedRoots": ["aa"], "issuer": "bb", "serial": 5,
+                "reportAfterSeconds": after, "ofTomorrow": {} });
+            told(StatusCode::OK, answer.to_string().as_bytes())
+        };
+        let root = Authority::new("a").root();
+        let wanted = answer(&root, 0).unwrap();
+        assert_eq!(wanted.trust(), Trust { bundle: root.clone(), roots: vec!["aa".to_owned()], serial: 5 });
+        assert!(wanted.wants_another_than("aa") && !wanted.wants_another_than("bb"));
+        let pause = |after| answer(&root, after).unwrap().report_after().as_secs();
+        assert_eq!((pause(0), pause(60), pause(u64::MAX)), (1, 60, 3600));
+        for bundle in ["", "garbage", "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n"] {
+            assert!(matches!(answer(bundle, 1), Err(AnswerError::Unusable(_))), "{bundle}");
+        }
+        let refused = told(StatusCode::FORBIDDEN, br#"{"reason": "PodGone", "message": "no"}"#);
+        assert!(matches!(refused, Err(AnswerError::Refused { reason, .. }) if reason == "PodGone"));
     }
 }
