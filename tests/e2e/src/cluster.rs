@@ -80,12 +80,18 @@ impl Cluster {
         output(script().args(["ctr", "--name", &self.name, "--"]).args(arguments))
     }
 
-    /// Kills the API server as a power cut would, and starts it again.
+    /// Kills the API server as a power cut would, starts it again, and does not wait until it answers.
     ///
     /// # Errors
     /// As the script says.
     pub fn kill_api_server(&self) -> anyhow::Result<()> {
-        output(script().args(["bounce", "--name", &self.name])).map(drop)
+        output(script().args(["bounce", "--no-wait", "--name", &self.name])).map(drop)
+    }
+
+    /// Whether the API server says that it is ready, within a second.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        output(self.kubectl().args(["get", "--raw", "/readyz", "--request-timeout=1s"])).is_ok()
     }
 
     /// `kubectl get -o json`.
@@ -190,15 +196,15 @@ impl Cluster {
         waited
     }
 
-    /// Makes a local port lead to a Service until the value is dropped.
+    /// Makes a local port lead to a Service (`service/name`) or pod (`pod/name`) until the value is dropped.
     ///
     /// # Errors
     /// When kubectl cannot forward.
-    pub fn forward(&self, namespace: &str, service: &str, port: u16) -> anyhow::Result<Forward> {
+    pub fn forward(&self, namespace: &str, target: &str, port: u16) -> anyhow::Result<Forward> {
         use std::io::BufRead as _;
         let mut child = self
             .kubectl()
-            .args(["port-forward", "-n", namespace, &format!("service/{service}"), &format!(":{port}")])
+            .args(["port-forward", "-n", namespace, target, &format!(":{port}")])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -213,7 +219,7 @@ impl Cluster {
             .and_then(|port| port.parse().ok());
         let Some(port) = local else {
             let _ = child.kill();
-            bail!("kubectl port-forward to {namespace}/{service} said {line:?}");
+            bail!("kubectl port-forward to {target} in {namespace} said {line:?}");
         };
         Ok(Forward { port, child, _stdout: stdout })
     }

@@ -24,9 +24,17 @@ impl Clone {
     /// # Errors
     /// As git and kubectl say.
     pub fn new(cluster: &Cluster) -> anyhow::Result<Self> {
-        let forward = cluster.forward("git", "git-server", 8080)?;
-        let folder =
-            std::env::temp_dir().join(format!("meshwright-policies-{}-{}", cluster.name, std::process::id()));
+        Self::of(cluster, "git-server")
+    }
+
+    /// The same, of another git server in the namespace `git`.
+    ///
+    /// # Errors
+    /// As git and kubectl say.
+    pub fn of(cluster: &Cluster, service: &str) -> anyhow::Result<Self> {
+        let forward = cluster.forward("git", &format!("service/{service}"), 8080)?;
+        let name = format!("meshwright-policies-{}-{service}-{}", cluster.name, std::process::id());
+        let folder = std::env::temp_dir().join(name);
         if folder.exists() {
             std::fs::remove_dir_all(&folder)?;
         }

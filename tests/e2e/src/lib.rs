@@ -13,6 +13,7 @@ pub mod blink;
 pub mod cluster;
 pub mod git;
 pub mod load;
+pub mod node;
 pub mod shell;
 pub mod story;
 pub mod summary;

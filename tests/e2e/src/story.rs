@@ -259,23 +259,25 @@ impl Story {
         let start = Instant::now();
         self.cluster.patch(&["meshconfig", MESH], &json!({"spec": {"version": to}}))?;
         let mut said = String::new();
+        let mut retiring = None;
         until(format!("version {to} to be in effect"), 15 * MINUTE, || {
             let mesh = self.cluster.get(&["meshconfig", MESH])?;
             let totals = follower.totals();
             let line = self.progress(&mesh)?;
+            if line.starts_with("Retiring") {
+                retiring.get_or_insert_with(Instant::now);
+            }
             if line != said {
-                println!(
-                    "  {:>4.0} s  {line}  [sent {} failed {}]",
-                    start.elapsed().as_secs_f64(),
-                    totals.sent,
-                    totals.failed
-                );
+                let (sent, failed) = (totals.sent, totals.failed);
+                println!("  {:>4.0} s  {line}  [sent {sent} failed {failed}]", start.elapsed().as_secs_f64());
                 said = line;
             }
             let revisions = mesh["status"]["controlPlane"].as_array().map_or(0, Vec::len);
             Ok((mesh["status"]["version"]["effective"] == to && revisions == 1).then_some(()))
         })?;
+        let retiring = retiring.map_or(0.0, |since| since.elapsed().as_secs_f64());
         self.summary.upgrade_seconds = start.elapsed().as_secs_f64();
+        println!("  took {:.0} s, {retiring:.1} s of them retiring", self.summary.upgrade_seconds);
         self.summary.envoy_to = self.envoy_version()?;
         Ok(())
     }

@@ -33,6 +33,8 @@ enum Role {
     Call(call::Call),
     /// Gives back whatever it gets: raw TCP, WebSocket, gRPC streams.
     Echo,
+    /// Says a word to an `echo` over TCP and prints what came of it, as JSON.
+    Say(streams::Say),
     /// Holds connections of every kind to an `echo` until SIGTERM, and prints counters.
     Talk(streams::Talk),
     /// Calls a URL over and over until SIGTERM, on short and on kept-alive connections, and prints counters.
@@ -48,6 +50,7 @@ async fn main() -> anyhow::Result<()> {
         Role::Call(call) => call::run(call).await,
         Role::Load(load) => load::run(load).await,
         Role::Echo => streams::echo().await,
+        Role::Say(say) => streams::say(say).await,
         Role::Talk(talk) => streams::talk(talk).await,
     }
 }

@@ -55,6 +55,29 @@ pub async fn echo() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Flags of `bookstore say`.
+#[derive(clap::Args)]
+pub struct Say {
+    /// Host and port that echoes.
+    address: String,
+}
+
+/// Prints `{"echoed": 5}`, the bytes that came back, or `{"echoed": 0, "error": ..}`.
+pub async fn say(flags: Say) -> anyhow::Result<()> {
+    let mut back = Vec::new();
+    let exchange = async {
+        let mut stream = TcpStream::connect(&flags.address).await.context("connect")?;
+        stream.write_all(b"books").await.context("write")?;
+        stream.shutdown().await.context("shutdown")?;
+        stream.read_to_end(&mut back).await.context("read")?;
+        anyhow::Ok(())
+    };
+    let error = within("an answer", exchange).await.and_then(|said| said).err();
+    let error = error.map(|error| format!("{error:#}"));
+    println!("{}", serde_json::json!({"echoed": back.len(), "error": error}));
+    Ok(())
+}
+
 async fn listen(port: u16) -> anyhow::Result<TcpListener> {
     TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("cannot listen on port {port}"))
 }

@@ -7,8 +7,13 @@
 
 mod t1_demo;
 mod t2_injection;
+mod t2b_protected;
 mod t3_bad_input;
+mod t3b_strangers;
+mod t3c_keys;
+mod t3d_git_https;
 mod t4_crash;
+mod t4b_root_lost;
 mod t5_root_rotation;
 mod t6_hot_swap;
 mod t6b_watches;

@@ -8,13 +8,13 @@ use e2e::story::{MESH, Story};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::{Value, json};
 
-fn authority(story: &Story) -> Value {
+pub fn authority(story: &Story) -> Value {
     let mesh = story.cluster.get(&["meshconfig", MESH]).unwrap();
     mesh["status"]["certificateAuthority"].clone()
 }
 
 /// Waits, saying each step, until one root is left that `wanted` takes for the new one.
-fn until_stable(story: &Story, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub fn until_stable(story: &Story, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let mut said = String::new();
     until(what.to_owned(), Duration::from_secs(300), || {
         let now = authority(story);
