@@ -85,7 +85,8 @@ fn a_newcomer_is_let_in(cluster: &Cluster) {
         cluster.exec("bookbuyer", "newcomer", "app", &["bookstore", "call", "--count", "5", BOOKS]).unwrap();
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(said["statuses"], json!({"200": 5}), "{said}");
-    output(cluster.kubectl().args(["delete", "pod", "-n", "bookbuyer", "newcomer", "--timeout=60s"])).unwrap();
+    output(cluster.kubectl().args(["delete", "pod", "-n", "bookbuyer", "newcomer", "--timeout=60s"]))
+        .unwrap();
 }
 
 /// What is written into the cluster binds the sidecars that run, both ways.
