@@ -34,6 +34,8 @@ pub const POD_FORMAT: &str = "meshwright.io/pod-format";
 pub const UPGRADE_STRATEGY: &str = "meshwright.io/upgrade-strategy";
 /// Pod-template annotation written by an upgrade that must surge a workload instead of evicting its pods.
 pub const MOVED_TO: &str = "meshwright.io/moved-to";
+/// Annotation on a namespace: a person's word on restarting its pods that escaped injection, `Approved` or `Paused`.
+pub const RESTART_UNINJECTED: &str = "meshwright.io/restart-uninjected";
 /// Label on an object applied from Git: `<namespace>.<name>` of its `PolicySource`.
 pub const SOURCE: &str = "meshwright.io/source";
 /// Annotation on an object applied from Git: the commit it came from.

@@ -296,7 +296,7 @@ pub struct NamedPolicySource {
     pub source: PolicySourceSpec,
 }
 
-/// How upgrades go.
+/// How upgrades go, and other restarts that are planned.
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Upgrade {
@@ -318,6 +318,22 @@ pub struct Upgrade {
     /// with.
     #[serde(default = "default_drain_time")]
     pub drain_time: String,
+    /// What becomes of pods that run without a sidecar and do not say why (condition `PodsInjected`).
+    #[serde(default)]
+    pub restart_uninjected: RestartUninjected,
+}
+
+/// What becomes of pods that escaped injection.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Default, JsonSchema)]
+pub enum RestartUninjected {
+    /// They are named, and a person restarts them.
+    #[default]
+    Never,
+    /// They are restarted one workload at a time, as an upgrade does it: while all others are ready, within every
+    /// PodDisruptionBudget, while no upgrade runs, and only where the new pods would get a sidecar. With `approval: Manual` a
+    /// namespace is waited for until it has the annotation `meshwright.io/restart-uninjected: Approved`; `Paused` keeps
+    /// one out. Pods that nothing makes again are left.
+    Planned,
 }
 
 /// How sidecars get their new release.
@@ -408,6 +424,38 @@ pub struct MeshConfigStatus {
     /// spec says something that cannot be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_good: Option<LastGood>,
+    /// Workloads with pods that escaped injection, while `spec.upgrade.restartUninjected` is `Planned`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restarts: Vec<RestartStatus>,
+}
+
+/// A workload with pods that escaped injection: what is done about them, or why nothing is.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, Default, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartStatus {
+    /// Namespace.
+    pub namespace: String,
+    /// Kind and name, as in `Deployment/web`.
+    pub workload: String,
+    /// Pods without a sidecar, when last looked.
+    #[serde(default)]
+    pub pods: i32,
+    /// When the youngest pod was made that had no sidecar when the first of them was restarted, seconds since 1970. Those
+    /// that are younger escaped again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<i64>,
+    /// How often pods were restarted although one had escaped again.
+    #[serde(default)]
+    pub again: i32,
+    /// Uid of the pod that was restarted last.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub last: String,
+    /// CamelCase: `Restarting`, or why it is not restarted now.
+    #[serde(default)]
+    pub reason: String,
+    /// The same for a person.
+    #[serde(default)]
+    pub message: String,
 }
 
 /// The part of a spec that shapes sidecars, as it was when all of it could be used. Written by the operator, read by
@@ -530,6 +578,7 @@ impl Default for Upgrade {
             approval: Approval::default(),
             strategy: UpgradeStrategy::default(),
             drain_time: default_drain_time(),
+            restart_uninjected: RestartUninjected::default(),
         }
     }
 }

@@ -17,7 +17,6 @@ use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
     Preconditions, TypeMeta,
 };
-use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
 use runtime::lease::{Deposed, Mandate};
 use serde::Serialize;
@@ -26,8 +25,11 @@ use serde_json::Value;
 pub mod fence;
 #[cfg(test)]
 mod simulation;
+mod termed;
 #[cfg(test)]
 mod tests;
+
+pub use termed::Termed;
 
 /// Field manager of the operator for everything but what is listed below.
 pub const MANAGER: &str = "meshwright-operator";
@@ -168,34 +170,6 @@ fn api(client: &Client, object: &DynamicObject) -> Result<Api<DynamicObject>, Ap
         None => Api::all_with(client.clone(), &resource),
     })
 }
-
-/// A status that says in which term of the operator's leadership it was written. Absent: by an operator that did not
-/// say it yet.
-pub trait Termed {
-    /// The mark.
-    fn term(&self) -> Option<i64>;
-    /// Sets it.
-    fn set_term(&mut self, term: i64);
-}
-
-macro_rules! termed {
-    ($($status:ty),*) => {$(
-        impl Termed for $status {
-            fn term(&self) -> Option<i64> {
-                self.leader_term
-            }
-            fn set_term(&mut self, term: i64) {
-                self.leader_term = Some(term);
-            }
-        }
-    )*};
-}
-
-termed!(
-    crds::mesh_config::MeshConfigStatus,
-    crds::mesh_upgrade::MeshUpgradeStatus,
-    crds::policy_source::PolicySourceStatus
-);
 
 /// How often an object is read again and compared anew when somebody wrote it in between.
 const ATTEMPTS: usize = 3;
@@ -413,15 +387,4 @@ pub struct Selection {
     pub labels: String,
     /// Only this name; where the operator's rights are limited to it.
     pub name: Option<String>,
-}
-
-/// An API in one namespace or, for `None`, in all of them.
-pub fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
 }

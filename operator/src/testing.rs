@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use futures::future::BoxFuture;
 use gitops::worker::{Addresses, Program};
 use http::{Method, Request, Response, StatusCode};
 use kube::Client;
@@ -15,7 +13,7 @@ use prometheus_client::registry::Registry;
 use runtime::lease::Mandate;
 use runtime::shutdown::Shutdown;
 use serde_json::{Value, json};
-use tower::{BoxError, Service};
+use tower::BoxError;
 
 use crate::context::{Git, Settings};
 
@@ -65,7 +63,18 @@ impl ApiServer {
     /// A client of it.
     pub fn client(&self) -> Client {
         runtime::install_default();
-        Client::new(self.clone(), "default")
+        let server = self.clone();
+        let answer = move |request| server.clone().serve(request);
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    async fn serve(self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
+        let (parts, body) = request.into_parts();
+        let bytes = body.collect_bytes().await?;
+        let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes)? };
+        let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
+        let (status, answer) = self.0.lock().answer(&parts.method, path, query, &body);
+        Ok(Response::builder().status(status).body(Body::from(serde_json::to_vec(&answer)?))?)
     }
 
     /// Puts an object there.
@@ -240,27 +249,5 @@ fn merge(into: &mut Value, from: &Value) {
             }
         }
         (into, from) => *into = from.clone(),
-    }
-}
-
-impl Service<Request<Body>> for ApiServer {
-    type Response = Response<Body>;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let server = self.clone();
-        Box::pin(async move {
-            let (parts, body) = request.into_parts();
-            let bytes = body.collect_bytes().await?;
-            let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes)? };
-            let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
-            let (status, answer) = server.0.lock().answer(&parts.method, path, query, &body);
-            Ok(Response::builder().status(status).body(Body::from(serde_json::to_vec(&answer)?))?)
-        })
     }
 }

@@ -58,8 +58,7 @@ impl fmt::Display for Note {
 pub fn check(plan: &Plan, observed: &Observed) -> Vec<Note> {
     let mut notes = Notes(BTreeSet::new());
     let target = plan.desired.target();
-    let moves: Vec<&Action> =
-        plan.actions.iter().filter(|action| !matches!(action, Action::BeginSoak { .. })).collect();
+    let moves: Vec<&Action> = plan.actions.iter().filter(|action| action.moves()).collect();
     if !moves.is_empty() {
         steering(&plan.desired, observed, &mut notes);
     }

@@ -21,6 +21,7 @@ pub mod planner;
 pub mod records;
 pub mod soak;
 pub mod swap;
+pub mod uninjected;
 pub mod users;
 pub mod waiting;
 pub mod workload;

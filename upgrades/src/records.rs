@@ -31,7 +31,7 @@ pub enum State {
 pub enum Decision {
     /// No upgrade, and why.
     Idle(Idle),
-    /// Make a record; an older one of this name is deleted first.
+    /// Make a record. Those of earlier upgrades stay, whatever they were from and to.
     Begin {
         /// Its name.
         name: String,
@@ -39,8 +39,8 @@ pub enum Decision {
         from: String,
         /// Release wanted.
         to: String,
-        /// Whether one of this name is there.
-        replace: bool,
+        /// Records of the same upgrade that are over and too many, the oldest first.
+        forget: Vec<String>,
     },
     /// Go on with this one.
     Continue(String),
@@ -75,10 +75,31 @@ pub enum Idle {
     Aborted(String),
 }
 
-/// Name of the record of an upgrade.
+/// How many records of one and the same upgrade that are over are kept.
+pub const KEPT: usize = 10;
+
+/// Name of the first record of an upgrade.
 #[must_use]
 pub fn name(mesh: &str, from: &str, to: &str) -> String {
     format!("{mesh}-{}-to-{}", crds::labels::dashed(from), crds::labels::dashed(to))
+}
+
+/// Name of the next record of an upgrade, beside those that are there: the first one's, or that with a number behind it.
+#[must_use]
+pub fn next_name<'a>(mesh: &str, from: &str, to: &str, taken: impl Iterator<Item = &'a str>) -> String {
+    let first = name(mesh, from, to);
+    match taken.filter_map(|taken| number(&first, taken)).max() {
+        None => first,
+        Some(last) => format!("{first}-{}", last.saturating_add(1)),
+    }
+}
+
+/// Which record of an upgrade it is, from 1; nothing when it is another's.
+fn number(first: &str, name: &str) -> Option<u32> {
+    match name.strip_prefix(first)? {
+        "" => Some(1),
+        rest => rest.strip_prefix('-')?.parse().ok(),
+    }
 }
 
 /// What to do for a mesh; `effective` is empty before the first installation is complete.
@@ -104,16 +125,19 @@ pub fn decide(
     if let Err(why) = catalogue.reachable(effective, wanted) {
         return Decision::Idle(Idle::Unreachable(why));
     }
-    let name = name(mesh, effective, wanted);
-    match records.iter().find(|record| record.name == name).map(|record| record.state) {
-        Some(State::Aborted) => Decision::Idle(Idle::Aborted(name)),
-        before => Decision::Begin {
-            name,
-            from: effective.to_owned(),
-            to: wanted.to_owned(),
-            replace: before.is_some(),
-        },
+    let same: Vec<&Record> =
+        records.iter().filter(|record| record.from == effective && record.to == wanted).collect();
+    if let Some(aborted) = same.iter().find(|record| record.state == State::Aborted) {
+        return Decision::Idle(Idle::Aborted(aborted.name.clone()));
     }
+    let taken = records.iter().map(|record| record.name.as_str());
+    let begun = next_name(mesh, effective, wanted, taken);
+    let first = name(mesh, effective, wanted);
+    let mut over: Vec<_> = same.iter().map(|record| (number(&first, &record.name), &record.name)).collect();
+    over.sort();
+    let forget = over.iter().take(over.len().saturating_sub(KEPT)).map(|(_, name)| (*name).clone());
+    let (from, to) = (effective.to_owned(), wanted.to_owned());
+    Decision::Begin { name: begun, from, to, forget: forget.collect() }
 }
 
 fn running_record(record: &Record, effective: &str, wanted: &str, catalogue: &Catalogue) -> Decision {
@@ -143,21 +167,43 @@ mod tests {
 
     #[test]
     fn begins_and_goes_on() {
-        let begin = |replace| Decision::Begin {
-            name: "m-0-1-0-to-0-2-0".to_owned(),
+        let begin = |name: &str| Decision::Begin {
+            name: name.to_owned(),
             from: "0.1.0".to_owned(),
             to: "0.2.0".to_owned(),
-            replace,
+            forget: Vec::new(),
         };
         assert_eq!(decided("", "0.2.0", &[]), Decision::Idle(Idle::NothingInEffect));
         assert_eq!(decided("0.1.0", "0.1.0", &[]), Decision::Idle(Idle::UpToDate));
-        assert_eq!(decided("0.1.0", "0.2.0", &[]), begin(false));
-        assert_eq!(decided("0.1.0", "0.2.0", &record(State::Over)), begin(true));
+        assert_eq!(decided("0.1.0", "0.2.0", &[]), begin("m-0-1-0-to-0-2-0"));
+        assert_eq!(decided("0.1.0", "0.2.0", &record(State::Over)), begin("m-0-1-0-to-0-2-0-2"));
         let name = "m-0-1-0-to-0-2-0".to_owned();
         for (effective, wanted) in [("0.1.0", "0.2.0"), ("0.1.0", "0.1.0"), ("0.2.0", "0.2.0"), ("", "0.1.0")]
         {
             assert_eq!(decided(effective, wanted, &record(State::Running)), Decision::Continue(name.clone()));
         }
+    }
+
+    /// The same upgrade again and again: each has a record of its own, and only the oldest of very many are forgotten.
+    #[test]
+    fn an_upgrade_that_was_made_before_keeps_its_record() {
+        let mut records = Vec::new();
+        for nth in 1..30usize {
+            let Decision::Begin { name, forget, .. } = decided("0.1.0", "0.2.0", &records) else {
+                panic!("{nth}")
+            };
+            assert!(records.iter().all(|record: &Record| record.name != name), "{name} is there");
+            let oldest =
+                records.iter().take(records.len().saturating_sub(KEPT)).map(|record| record.name.clone());
+            assert_eq!(forget, oldest.collect::<Vec<_>>());
+            records.retain(|record| !forget.contains(&record.name));
+            records.push(Record { name, ..record(State::Over).remove(0) });
+        }
+        assert_eq!(records.last().unwrap().name, "m-0-1-0-to-0-2-0-29");
+        // Others' are neither counted nor forgotten.
+        let other = Record { from: "0.0.9".to_owned(), ..record(State::Over).remove(0) };
+        let Decision::Begin { name, forget, .. } = decided("0.1.0", "0.2.0", &[other]) else { panic!() };
+        assert_eq!((name.as_str(), forget.len()), ("m-0-1-0-to-0-2-0-2", 0));
     }
 
     #[test]

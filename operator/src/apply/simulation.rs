@@ -3,11 +3,9 @@
 //! arrive long after another process has taken over.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crds::PolicySource;
-use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
 use kube::client::Body;
 use kube::{Api, Client};
@@ -16,7 +14,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tower::{BoxError, Layer, Service};
+use tower::{BoxError, Layer};
 
 use super::fence::Fence;
 use super::*;
@@ -90,29 +88,6 @@ struct Pending {
     reply: oneshot::Sender<Response<Body>>,
 }
 
-/// The network of one process: what it sends stays here until the schedule lets it arrive.
-#[derive(Clone)]
-struct Network(mpsc::UnboundedSender<Pending>);
-
-impl Service<Request<Body>> for Network {
-    type Response = Response<Body>;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.0.send(Pending { request, reply });
-        Box::pin(async move {
-            sent.map_err(|_| "the simulation is over")?;
-            Ok(answer.await?)
-        })
-    }
-}
-
 struct Process {
     mandate: Mandate,
     network: mpsc::UnboundedReceiver<Pending>,
@@ -122,7 +97,16 @@ impl Process {
     fn start() -> Self {
         let (sender, network) = mpsc::unbounded_channel();
         let mandate = Mandate::default();
-        let client = Client::new(Fence(mandate.clone()).layer(Network(sender)), "shop");
+        // What it sends stays in the network until the schedule lets it arrive.
+        let network_of = tower::service_fn(move |request: Request<Body>| {
+            let (reply, answer) = oneshot::channel();
+            let sent = sender.send(Pending { request, reply });
+            async move {
+                sent.map_err(|_| "the simulation is over")?;
+                Ok::<_, BoxError>(answer.await?)
+            }
+        });
+        let client = Client::new(Fence(mandate.clone()).layer(network_of), "shop");
         tokio::spawn(lead(client.clone(), Writer::new(client, mandate.clone())));
         Self { mandate, network }
     }

@@ -52,6 +52,8 @@ pub struct NamespaceFact {
     pub our_revision: bool,
     /// Whether it is being deleted.
     pub terminating: bool,
+    /// A person's word on restarting its pods that escaped injection.
+    pub restart_word: Option<String>,
     /// When it got the label of the mesh, as far as its field managers tell.
     pub labelled_at: Option<Timestamp>,
 }

@@ -97,6 +97,7 @@ fn namespace(object: &PartialObjectMeta<Namespace>) -> NamespaceFact {
         labelled_by: object.annotations().get(labels::LABELLED_BY).cloned(),
         our_revision: object.managed_fields().iter().any(ours),
         terminating: object.metadata.deletion_timestamp.is_some(),
+        restart_word: object.annotations().get(labels::RESTART_UNINJECTED).cloned(),
         labelled_at: membership::labelled_at(&object.metadata),
     }
 }

@@ -31,12 +31,13 @@ pub use gather::budget_api;
 pub mod build;
 mod execute;
 pub mod facts;
-mod gather;
+pub mod gather;
 pub mod namespaces;
 mod orphans;
 pub mod plan;
 pub mod pruning;
 pub mod report;
+pub mod restarts;
 pub mod revisions;
 pub mod rotation;
 mod tell;
@@ -46,8 +47,8 @@ mod triggers;
 
 /// Looked at this often even when nothing happens.
 const RESYNC: Duration = Duration::from_secs(60);
-/// Looked at this often while the root of trust is rotated.
-const ROTATING: Duration = Duration::from_secs(2);
+/// Looked at this often while the root of trust is rotated or pods that escaped are restarted.
+const MOVING: Duration = Duration::from_secs(2);
 /// Shortest time between two looks at a mesh.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Tried again after a failure.
@@ -155,30 +156,35 @@ impl Reconciler {
             // The published roots may not have reached everybody: the next step is not ordered.
             root = root.held_back(seen.before.as_ref());
         }
-        let status = report::status(mesh, &facts, &plan, &root, &done, now);
-        self.write(mesh, &facts, &status, &done).await?;
+        let mut status = report::status(mesh, &facts, &plan, &root, &done, now);
+        let looked = restarts::look(ctx, mesh, &facts, &plan).await;
+        status.restarts.clone_from(&looked.entries);
+        let said = self.write(mesh, &facts, &status, &done).await?;
         match failure {
-            Some(failure) => Err(ReconcileError::Execute(failure)),
-            None if root.step != RotationStep::Stable => Ok(Action::requeue(ROTATING)),
-            None => Ok(Action::requeue(RESYNC)),
+            Some(failure) => return Err(ReconcileError::Execute(failure)),
+            None if said => restarts::act(ctx, mesh, &looked).await,
+            None => {}
         }
+        let soon = looked.moving || root.step != RotationStep::Stable;
+        Ok(Action::requeue(if soon { MOVING } else { RESYNC }))
     }
 
+    /// Returns whether the MeshConfig says it now.
     async fn write(
         &self,
         mesh: &MeshConfig,
         facts: &facts::Facts,
         status: &crds::mesh_config::MeshConfigStatus,
         done: &execute::Done,
-    ) -> Result<(), ReconcileError> {
+    ) -> Result<bool, ReconcileError> {
         let api: Api<MeshConfig> = Api::all(self.ctx.client.clone());
         let written = self.ctx.writer.status(&api, mesh, mesh.status.as_ref(), status).await;
         // Somebody wrote the MeshConfig meanwhile; its watch brings the next pass.
-        if !written.map_err(ReconcileError::Report)?.is_said() {
-            return Ok(());
+        let said = written.map_err(ReconcileError::Report)?.is_said();
+        if said {
+            tell::tell(&self.ctx, mesh, facts, status, done).await;
         }
-        tell::tell(&self.ctx, mesh, facts, status, done).await;
-        Ok(())
+        Ok(said)
     }
 }
 

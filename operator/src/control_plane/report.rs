@@ -73,6 +73,7 @@ pub fn status(
         upgrade_seen: super::revisions::seen(facts),
         namespaces: plan.membership.members.iter().cloned().collect(),
         certificate_authority: root.status(before.certificate_authority.as_ref()),
+        restarts: before.restarts,
         last_good: match SidecarSettings::read(&mesh.spec) {
             Ok(_) => Some(LastGood::of(&mesh.spec, mesh.metadata.generation)),
             Err(_) => before.last_good,
@@ -286,8 +287,9 @@ fn starting(mesh: &MeshConfig, facts: &Facts, missing: &[String]) -> Standing {
 }
 
 fn upgrade_words(facts: &Facts, effective: &str, desired: &str) -> String {
-    let upgrade =
-        facts.upgrades.iter().find(|upgrade| upgrade.spec.from == effective && upgrade.spec.to == desired);
+    let same = facts.upgrades.iter().filter(|one| one.spec.from == effective && one.spec.to == desired);
+    // One that was made again has a record of its own.
+    let upgrade = same.max_by_key(|one| one.metadata.creation_timestamp.as_ref().map(|time| time.0));
     let status = upgrade.and_then(|upgrade| upgrade.status.as_ref());
     let mut words = format!("upgrading from {effective} to {desired}");
     for part in status.into_iter().flat_map(|status| [&status.progress, &status.waiting_on]) {

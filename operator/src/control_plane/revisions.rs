@@ -205,8 +205,15 @@ fn judge(
     if let Err(unreachable) = catalogue.reachable(effective, desired) {
         return Verdict::Refused { reason: "UnreachableVersion", message: unreachable.to_string() };
     }
-    let record = upgrades::records::name(name, effective, desired);
-    let upgrade = facts.upgrades.iter().find(|upgrade| upgrade.metadata.name.as_ref() == Some(&record));
+    // What was approved or aborted of an upgrade that is over says nothing of the next.
+    let of_this = |upgrade: &&MeshUpgrade| {
+        let fact = crate::upgrade::records::fact(upgrade);
+        fact.from == effective && fact.to == desired && fact.state != upgrades::records::State::Over
+    };
+    let upgrade = facts.upgrades.iter().find(of_this);
+    let taken: Vec<_> = facts.upgrades.iter().map(ResourceExt::name_any).collect();
+    let next = || upgrades::records::next_name(name, effective, desired, taken.iter().map(String::as_str));
+    let record = upgrade.map_or_else(next, ResourceExt::name_any);
     if upgrade.is_some_and(|upgrade| upgrade.spec.abort) {
         return Verdict::Aborted(record);
     }

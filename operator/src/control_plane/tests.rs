@@ -14,6 +14,8 @@ use super::plan::Plan;
 use super::pruning::Left;
 use super::revisions::Verdict;
 
+mod records;
+
 fn mesh(name: &str, version: &str, effective: &str) -> MeshConfig {
     let spec: MeshConfigSpec = serde_json::from_value(json!({"version": version})).unwrap();
     let mut mesh = MeshConfig::new(name, spec);
@@ -298,53 +300,6 @@ fn what_cannot_be_read_is_said_and_takes_nothing_back() {
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "FactsNotRead"));
     assert!(ready.message.contains("pods is forbidden"), "{}", ready.message);
-}
-
-fn upgrade(status: serde_json::Value) -> MeshUpgrade {
-    let spec = json!({"mesh": "m", "from": "0.1.0", "to": "0.2.0"});
-    let mut upgrade = MeshUpgrade::new("m-0-1-0-to-0-2-0", serde_json::from_value(spec).unwrap());
-    upgrade.metadata.uid = Some("u".into());
-    upgrade.status = Some(serde_json::from_value(status).unwrap());
-    upgrade
-}
-
-#[test]
-fn a_control_plane_goes_when_the_record_says_so_and_nobody_is_connected_to_it() {
-    let build = |retire: &str, fleet: Option<crate::fleet::FleetView>| {
-        let record = upgrade(json!({"phase": "Retiring", "retire": retire}));
-        let mut facts =
-            Facts { upgrades: vec![record], pods: vec![pod("p", "0.2.0")], fleet, ..Default::default() };
-        ready(&mut facts, "0.1.0");
-        ready(&mut facts, "0.2.0");
-        decide(&mesh("m", "0.2.0", "0.2.0"), facts).revisions.build
-    };
-    let (both, new) = (set(&["0.1.0", "0.2.0"]), set(&["0.2.0"]));
-    let asked = crate::fleet::FleetView::default();
-    assert_eq!(build("0.1.0", Some(asked.clone())), new);
-    assert_eq!(build("", Some(asked.clone())), both, "the upgrade has not said so");
-    assert_eq!(build("0.1.0", None), both, "nobody was asked");
-    let mut connected = asked.clone();
-    connected.streams = [("0.1.0".to_owned(), [("shop".to_owned(), "ending".to_owned())].into())].into();
-    assert_eq!(build("0.1.0", Some(connected)), both);
-    let mut silent = asked;
-    silent.missing.insert("c".to_owned(), "no answer".to_owned());
-    silent.releases.insert("c".to_owned(), "0.1.0".to_owned());
-    assert_eq!(build("0.1.0", Some(silent)), both, "who is connected to it is unknown");
-}
-
-#[test]
-fn the_leg_that_was_seen_is_that_of_the_upgrade_that_runs() {
-    let mut over = upgrade(json!({"phase": "Complete", "legs": [{"to": "0.2.0", "since": "t"}]}));
-    over.metadata.uid = Some("old".into());
-    over.metadata.creation_timestamp = Some(Time(k8s_openapi::jiff::Timestamp::from_second(900).unwrap()));
-    let turned =
-        json!({"phase": "Aborting", "legs": [{"to": "0.2.0", "since": "t"}, {"to": "0.1.0", "since": "t"}]});
-    let seen = |upgrades: Vec<MeshUpgrade>| {
-        super::revisions::seen(&Facts { upgrades, ..Default::default() }).map(|seen| (seen.uid, seen.leg))
-    };
-    assert_eq!(seen(vec![over.clone(), upgrade(turned)]), Some(("u".to_owned(), 2)));
-    assert_eq!(seen(vec![over, upgrade(json!({}))]), Some(("u".to_owned(), 0)), "one that has not begun");
-    assert_eq!(seen(Vec::new()), None);
 }
 
 /// What is not deleted has a reason, and the condition says it as long as it holds.

@@ -12,8 +12,9 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, ClusterError, Live, LiveObject, PARALLEL, keys};
+use super::conflicts;
 use super::fetching::Altered;
-use super::{conflicts, marks};
+use super::intake::marks;
 use crate::context::Context;
 use crate::events::Weight;
 

@@ -28,13 +28,13 @@ mod conflicts;
 mod execute;
 mod fetching;
 mod finalize;
+mod intake;
 mod queue;
 mod report;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,7 @@ use crate::apply::Reported;
 use crate::context::Context;
 use cluster::{Cluster, ClusterError};
 use fetching::{Fetching, Id, Memories, SLOWEST, back_off, jitter};
+use intake::parse;
 use report::Verdict;
 use settings::Settings;
 
@@ -377,36 +378,4 @@ impl Reconciler {
             }
         }
     }
-}
-
-/// Parses off the async threads: a large commit takes a while.
-async fn parse(fetched: &Arc<Fetched>, settings: &Settings) -> (Bundle, Vec<Problem>) {
-    let (fetched, scope) = (fetched.clone(), settings.scope.clone());
-    let commit = fetched.commit.clone();
-    let parsed = tokio::task::spawn_blocking(move || {
-        let (bundle, mut problems) = gitops::parse(fetched.commit.clone(), &fetched.files, &scope);
-        problems.extend(fetched.problems.iter().cloned());
-        problems.sort();
-        (bundle, problems)
-    });
-    parsed.await.unwrap_or_else(|_| {
-        let what =
-            gitops::What::Syntax("the parser failed; this is a mistake of ours, please report it".to_owned());
-        (Bundle { commit, policies: Vec::new(), absent: Vec::new() }, vec![Problem::of_commit(what)])
-    })
-}
-
-/// Labels and annotations that tie an object to its source.
-fn marks(
-    cluster: &Cluster,
-    bundle: &Bundle,
-    policy: &Policy,
-) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-    let pair = |key: &str, value: String| (key.to_owned(), value);
-    let labels = BTreeMap::from([pair(crds::labels::SOURCE, cluster.label.clone())]);
-    let annotations = BTreeMap::from([
-        pair(crds::labels::COMMIT, bundle.commit.id.clone()),
-        pair(crds::labels::FILE, policy.place()),
-    ]);
-    (labels, annotations)
 }

@@ -72,6 +72,12 @@ pub async fn execute(
     all
 }
 
+/// Does one thing that is of no upgrade, and says of which workload.
+pub async fn one(ctx: &Context, action: &Action, gathered: &Gathered) -> (Done, Option<ObjectReference>) {
+    let done = act(ctx, action, gathered).await.unwrap_or_else(|error| failed(&error));
+    (done, workload(gathered, action))
+}
+
 /// What an error of the API server means for what was tried.
 fn failed(error: &kube::Error) -> Done {
     match error {
@@ -182,26 +188,31 @@ async fn tell(ctx: &Context, mesh: &MeshConfig, record: &MeshUpgrade, action: &A
     let words = action.to_string();
     let (from, to) = (&record.spec.from, &record.spec.to);
     let why = format!("{words} (upgrade of mesh {} from {from} to {to})", record.spec.mesh);
-    let (reason, workload) = match action {
-        Action::Relabel { .. } => ("NamespaceMoved", None),
-        Action::Evict { namespace, workload, .. } => ("PodEvicted", reference(gathered, namespace, workload)),
-        Action::Swap { namespace, workload, .. } => {
-            ("SidecarSwapped", reference(gathered, namespace, workload))
-        }
-        Action::Surge { namespace, deployment, .. } => {
-            let id = WorkloadId { name: deployment.clone(), kind: Kind::Deployment };
-            ("DeploymentRolled", reference(gathered, namespace, &id))
-        }
-        Action::BeginSoak { .. } => ("WaveMoved", None),
+    let reason = match action {
+        Action::Relabel { .. } => "NamespaceMoved",
+        Action::Evict { .. } => "PodEvicted",
+        Action::Swap { .. } => "SidecarSwapped",
+        Action::Surge { .. } => "DeploymentRolled",
+        Action::BeginSoak { .. } => "WaveMoved",
     };
     tracing::info!(reason, mesh = record.spec.mesh, "{words}");
     ctx.events.tell(record, Weight::Normal, reason, "Upgrade", &words).await;
-    match workload {
+    match workload(gathered, action) {
         Some(reference) => ctx.events.tell_about(&reference, Weight::Normal, reason, "Upgrade", &why).await,
         None => ctx.events.tell(mesh, Weight::Normal, reason, "Upgrade", &why).await,
     }
 }
 
-fn reference(gathered: &Gathered, namespace: &str, workload: &WorkloadId) -> Option<ObjectReference> {
-    gathered.references.get(&(namespace.to_owned(), workload.clone())).cloned()
+/// The workload that an action disturbs.
+fn workload(gathered: &Gathered, action: &Action) -> Option<ObjectReference> {
+    let (namespace, id) = match action {
+        Action::Evict { namespace, workload, .. } | Action::Swap { namespace, workload, .. } => {
+            (namespace, workload.clone())
+        }
+        Action::Surge { namespace, deployment, .. } => {
+            (namespace, WorkloadId { name: deployment.clone(), kind: Kind::Deployment })
+        }
+        Action::Relabel { .. } | Action::BeginSoak { .. } => return None,
+    };
+    gathered.references.get(&(namespace.clone(), id)).cloned()
 }

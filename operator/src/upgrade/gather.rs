@@ -76,10 +76,30 @@ pub async fn gather(
     fleet: Option<&FleetView>,
     remembered: Remembered,
 ) -> Result<Gathered, kube::Error> {
-    let name = mesh.name_any();
-    let lists = read(&ctx.client, &name).await?;
     let Remembered { now, soaks, leg } = remembered;
     let steps = record.status.as_ref().map(|status| status.steps.as_slice()).unwrap_or_default();
+    let mut gathered = world(ctx, mesh, fleet).await?;
+    gathered.observed = Observed {
+        now,
+        soaks,
+        control_plane: facts::seen(mesh, record, leg),
+        unhealthy: upgrades::ledger::unhealthy(steps, leg),
+        ..gathered.observed
+    };
+    Ok(gathered)
+}
+
+/// Reads what an upgrade would look at, where there is none.
+///
+/// # Errors
+/// The first read that fails.
+pub async fn world(
+    ctx: &Context,
+    mesh: &MeshConfig,
+    fleet: Option<&FleetView>,
+) -> Result<Gathered, kube::Error> {
+    let name = mesh.name_any();
+    let lists = read(&ctx.client, &name).await?;
     let control_plane: Vec<_> = lists
         .deployments
         .iter()
@@ -90,16 +110,12 @@ pub async fn gather(
         mesh.status.as_ref().and_then(|status| status.version.clone()).unwrap_or_default().effective;
     let mut gathered = Gathered {
         observed: Observed {
-            now,
+            now: now(),
             catalogue: ctx.catalogue.clone(),
             effective,
             revisions: facts::revisions(&name, &control_plane, &lists.webhooks),
-            namespaces: BTreeMap::new(),
-            strays: BTreeSet::new(),
-            soaks,
             streams: fleet.map(facts::streams),
-            control_plane: facts::seen(mesh, record, leg),
-            unhealthy: upgrades::ledger::unhealthy(steps, leg),
+            ..Observed::default()
         },
         references: BTreeMap::new(),
         deployments: BTreeMap::new(),

@@ -165,9 +165,10 @@ pub async fn pass(
             rest(ctx, mesh, &idle).await;
             return Ok(false);
         }
-        Decision::Begin { name, from, to, replace } => {
-            let old = find(&name).filter(|_| replace);
-            records::begin(ctx, mesh, &name, (&from, &to), old).await?;
+        Decision::Begin { name, from, to, forget } => {
+            records::begin(ctx, mesh, &name, (&from, &to)).await?;
+            let old = forget.iter().filter_map(|name| find(name));
+            records::forget(ctx, old).await?;
         }
         Decision::Continue(name) => {
             if let Some(record) = find(&name) {

@@ -49,7 +49,24 @@ pub fn fact(record: &MeshUpgrade) -> Record {
     Record { name: record.name_any(), from: record.spec.from.clone(), to: record.spec.to.clone(), state }
 }
 
-/// Makes a record; an old one of the name goes first. It belongs to the MeshConfig and goes with it.
+/// Forgets records that are over and too many.
+///
+/// # Errors
+/// When the API server says no.
+pub async fn forget(ctx: &Context, records: impl Iterator<Item = &MeshUpgrade>) -> Result<(), kube::Error> {
+    let api: Api<MeshUpgrade> = Api::all(ctx.client.clone());
+    for old in records {
+        let preconditions = Preconditions { uid: old.uid(), resource_version: old.resource_version() };
+        match api.delete(&old.name_any(), &DeleteParams::default().preconditions(preconditions)).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Makes a record. It belongs to the MeshConfig and goes with it.
 ///
 /// # Errors
 /// When the API server says no. That it is there already is fine.
@@ -58,17 +75,8 @@ pub async fn begin(
     mesh: &MeshConfig,
     name: &str,
     (from, to): (&str, &str),
-    old: Option<&MeshUpgrade>,
 ) -> Result<(), kube::Error> {
     let api: Api<MeshUpgrade> = Api::all(ctx.client.clone());
-    if let Some(old) = old {
-        let preconditions = Preconditions { uid: old.uid(), resource_version: None };
-        match api.delete(name, &DeleteParams::default().preconditions(preconditions)).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
-            Err(error) => return Err(error),
-        }
-    }
     let spec = MeshUpgradeSpec {
         mesh: mesh.name_any(),
         from: from.to_owned(),

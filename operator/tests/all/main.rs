@@ -9,6 +9,7 @@ mod cluster;
 mod control_plane;
 mod lease;
 mod policy_source;
+mod restarts;
 mod rights;
 mod root;
 mod rotation;
