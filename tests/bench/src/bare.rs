@@ -206,6 +206,10 @@ impl Serve for Bare {
         self.0.acks.load(Ordering::Relaxed)
     }
 
+    fn streams(&self) -> usize {
+        self.0.streams.load(Ordering::Relaxed)
+    }
+
     fn sent(&self) -> (u64, u64) {
         (self.0.bytes.load(Ordering::Relaxed), 0)
     }

@@ -1,6 +1,7 @@
 //! The controller's server, with a mesh that is filled by hand.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use controller::fleet::Proxies;
@@ -19,9 +20,18 @@ pub struct Ours {
     snapshots: Snapshots,
     proxies: Arc<Proxies>,
     metrics: Metrics,
+    /// How often each service, and the split (`None`), was changed: one that comes to be as it was is no change.
+    changed: Mutex<BTreeMap<Option<usize>, usize>>,
 }
 
 impl Ours {
+    fn next(&self, what: Option<usize>) -> usize {
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = changed.entry(what).or_default();
+        *times += 1;
+        *times
+    }
+
     /// Fills the mesh.
     pub async fn start(world: World) -> anyhow::Result<(Self, Router)> {
         let metrics = Metrics::default();
@@ -41,7 +51,8 @@ impl Ours {
             leaving: Arc::default(),
             limits: Limits::default(),
         };
-        Ok((Self { world, snapshots, proxies, metrics }, router(ads)))
+        let changed = Mutex::default();
+        Ok((Self { world, snapshots, proxies, metrics, changed }, router(ads)))
     }
 }
 
@@ -59,8 +70,10 @@ impl Serve for Ours {
     async fn change(&self, change: Change, round: usize) -> anyhow::Result<usize> {
         let service = self.world.changing(round);
         let (object, clients) = match change {
-            Change::Endpoints => (world::slice(service, round + 1)?, self.world.callers(service)),
-            Change::Policy => (world::split(round + 1)?, self.world.clients),
+            Change::Endpoints => {
+                (world::slice(service, self.next(Some(service)))?, self.world.callers(service))
+            }
+            Change::Policy => (world::split(self.next(None))?, self.world.clients),
         };
         self.snapshots.send(Input::Apply(Box::new(object))).await;
         Ok(clients)
@@ -72,6 +85,10 @@ impl Serve for Ours {
             Change::Policy => ResourceType::Route,
         };
         self.metrics.acks.get_or_create(&Metrics::per(kind)).get()
+    }
+
+    fn streams(&self) -> usize {
+        self.proxies.newest().len()
     }
 
     fn sent(&self) -> (u64, u64) {

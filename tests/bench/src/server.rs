@@ -54,7 +54,12 @@ pub enum Answer {
         clients: usize,
     },
     /// It did not end in time.
-    Late,
+    Late {
+        /// Acknowledgements that have not come.
+        missing: u64,
+        /// Streams that are open.
+        streams: usize,
+    },
 }
 
 /// How a server stands.
@@ -91,6 +96,8 @@ pub trait Serve: Send + Sync {
     fn change(&self, change: Change, round: usize) -> impl Future<Output = anyhow::Result<usize>> + Send;
     /// Acknowledgements of such changes so far.
     fn acks(&self, change: Change) -> u64;
+    /// Streams that are open.
+    fn streams(&self) -> usize;
     /// Bytes and resources sent so far.
     fn sent(&self) -> (u64, u64);
 }
@@ -142,7 +149,11 @@ async fn listen(router: Router) -> anyhow::Result<()> {
 }
 
 async fn wait(is: impl Fn() -> bool) -> Answer {
-    if until(Duration::from_millis(5), is).await { Answer::Done } else { Answer::Late }
+    if until(Duration::from_millis(5), is).await {
+        Answer::Done
+    } else {
+        Answer::Late { missing: 0, streams: 0 }
+    }
 }
 
 async fn measure(server: &impl Serve, change: Change, round: usize) -> anyhow::Result<Answer> {
@@ -152,7 +163,11 @@ async fn measure(server: &impl Serve, change: Change, round: usize) -> anyhow::R
     let goal = before + clients as u64;
     let in_time = until(Duration::from_micros(200), || server.acks(change) >= goal).await;
     let time = u64::try_from(start.elapsed().as_micros())?;
-    Ok(if in_time { Answer::Round { time, clients } } else { Answer::Late })
+    let missing = goal.saturating_sub(server.acks(change));
+    Ok(match in_time {
+        true => Answer::Round { time, clients },
+        false => Answer::Late { missing, streams: server.streams() },
+    })
 }
 
 fn facts(server: &impl Serve) -> anyhow::Result<Answer> {
