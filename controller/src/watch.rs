@@ -150,12 +150,11 @@ impl Watching<'_> {
     /// A feed, and the client that its watch is to be made with.
     fn feed(&self, kind: Kind) -> (Feed, Client) {
         let (pulse, client) = self.monitor.listen(kind.as_str(), self.client);
-        let sealed = Kind::POLICIES.contains(&kind) || kind == Kind::PolicySource;
         let feed = Feed {
             kind,
             snapshots: self.syncing.snapshots.clone(),
             syncing: self.syncing.clone(),
-            seen: sealed.then(|| self.seen.clone()),
+            seen: current::is_compared(kind).then(|| self.seen.clone()),
             pulse,
             stop: self.stop.clone(),
         };

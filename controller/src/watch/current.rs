@@ -1,7 +1,7 @@
 //! Whether this replica is as new as the API server, asked before a stream is served.
 //!
 //! ```text
-//!  stream comes ──▶ list names and versions of all policies (a consistent read) ──▶ the watches have them all? ──▶ serve
+//!  stream comes ──▶ list names and versions of what decides (a consistent read) ──▶ the watches have them all? ──▶ serve
 //!                                        ▲                                                │ not yet
 //!                                        └────────────── a moment later ◀─────────────────┘
 //! ```
@@ -19,6 +19,7 @@ use crds::{
     TrafficSplit, TrafficTarget, UpstreamTrafficSetting,
 };
 use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
 use mesh::Kind;
@@ -48,6 +49,39 @@ impl Default for Times {
     }
 }
 
+/// Whether objects of a kind are compared: what can open something to somebody when it is older than what a sidecar holds,
+/// and is few and seldom written, for all of them are listed.
+#[must_use]
+pub(super) fn is_compared(kind: Kind) -> bool {
+    match kind {
+        Kind::TrafficTarget
+        | Kind::HTTPRouteGroup
+        | Kind::TCPRoute
+        | Kind::TrafficSplit
+        | Kind::MeshPolicy
+        | Kind::PolicySource
+        | Kind::Egress
+        | Kind::IngressBackend
+        | Kind::Retry
+        | Kind::UpstreamTrafficSetting => true,
+        // Its labels say whether a namespace is of the mesh: an older one lets callers in, and policies count, that are
+        // of it no more.
+        Kind::Namespace => true,
+        // It says which ports of a pod are requests and which are bytes, so what rules see of a call; and whom an
+        // IngressBackend that names a service lets in.
+        Kind::Service => true,
+        // The most of all objects, and each is written several times when it starts: to list ten thousand of them for
+        // streams that come would slow the API server just when replicas change. Of one pod the uid and the service
+        // account never change, and both are compared with the certificate and the first request; who may call it goes
+        // by service accounts, not by pods. What stays: labels of a running pod that put it under a stricter MeshPolicy
+        // reach it as late as this replica's watch is, which is unready when that is overdue (`standing.rs`).
+        Kind::Pod => false,
+        // As many and as often written. Addresses say where a call goes; the certificate there says to whom. What stays,
+        // as late as the watch: the address of a source that an IngressBackend without certificates goes by.
+        Kind::EndpointSlice => false,
+    }
+}
+
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
 
@@ -68,7 +102,7 @@ pub struct Listed {
 
 /// Says what there is now.
 pub trait Newest: Send + Sync + 'static {
-    /// Every policy and what decides about them, as the API server has it at the time of the call.
+    /// Every object that is compared, as the API server has it at the time of the call.
     fn newest(&self) -> BoxFuture<'_, Result<Listed, String>>;
 }
 
@@ -197,6 +231,8 @@ impl Newest for Lists {
         Box::pin(async move {
             let kinds: Vec<(&'static str, BoxFuture<'_, OfKind>)> = vec![
                 (settings::KIND, Box::pin(configs)),
+                kind::<Namespace>(client, Kind::Namespace),
+                kind::<Service>(client, Kind::Service),
                 kind::<PolicySource>(client, Kind::PolicySource),
                 kind::<TrafficTarget>(client, Kind::TrafficTarget),
                 kind::<HTTPRouteGroup>(client, Kind::HTTPRouteGroup),

@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -234,6 +234,70 @@ async fn what_has_moved_on_since_it_was_listed_does_not_hold_streams_up() {
     note(&seen, "buy", Some("2"));
     note(&seen, "buy", Some("3"));
     assert_eq!(waiting.await.unwrap(), Ok(()));
+}
+
+/// X5: an API server that has one object of each kind, and notes what it was asked for.
+fn full_server(asked: Arc<Mutex<BTreeMap<String, String>>>) -> Client {
+    let answer = move |request: Request<kube::client::Body>| {
+        let path = request.uri().path().to_owned();
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let resource = path.rsplit('/').next().unwrap_or_default().to_owned();
+        asked.lock().insert(resource.clone(), query);
+        async move {
+            let list = serde_json::json!({
+                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {"resourceVersion": "9"},
+                "items": [{"metadata": {"name": "main", "namespace": resource, "resourceVersion": "7"}}],
+            });
+            Ok::<_, std::convert::Infallible>(Response::new(Body::from(list.to_string())))
+        }
+    };
+    Client::new(tower::service_fn(answer), "default")
+}
+
+#[tokio::test]
+async fn every_kind_that_is_compared_is_listed_and_noted_and_no_other() {
+    let asked = Arc::new(Mutex::default());
+    let client = full_server(Arc::clone(&asked));
+    let lists = current::Lists { client: client.clone(), mesh: "main".to_owned() };
+    let listed = lists.newest().await.unwrap();
+    let mut kinds: BTreeSet<_> =
+        KINDS.into_iter().filter(|kind| current::is_compared(*kind)).map(Kind::as_str).collect();
+    kinds.insert(settings::KIND);
+    assert_eq!(listed.versions.keys().map(|(kind, ..)| *kind).collect::<BTreeSet<_>>(), kinds);
+    let asked = asked.lock().clone();
+    assert_eq!(asked.len(), kinds.len(), "{asked:?}");
+    assert!(asked.contains_key("namespaces") && asked.contains_key("services"));
+    // Without a version: as it is now, not as some cache has it.
+    assert!(asked.values().all(|query| !query.contains("resourceVersion")), "{asked:?}");
+    let (stop, snapshots) = (CancellationToken::new(), snapshots());
+    let syncing = Syncing::new(&[], Readiness::new(), snapshots);
+    let watching = Watching {
+        client: &client,
+        stop: &stop,
+        syncing,
+        seen: Seen::default(),
+        monitor: Monitor::default(),
+    };
+    for kind in KINDS {
+        assert_eq!(watching.feed(kind).0.seen.is_some(), kinds.contains(kind.as_str()), "{kind}");
+    }
+}
+
+/// X5: a namespace that has left the mesh, as a replica has not heard yet.
+#[tokio::test]
+async fn a_replica_that_has_not_heard_of_a_namespace_as_it_is_serves_nobody() {
+    let space = ("Namespace", String::new(), "shop".to_owned());
+    let listed = Listed { versions: [(space, "2".to_owned())].into(), ..Listed::default() };
+    let (_, says, seen, snapshots) = gate(vec![Ok(listed)]);
+    let note =
+        |version: &str| seen.note("Namespace", (String::new(), "shop".to_owned()), Some(version.to_owned()));
+    note("1");
+    let times = Times { patience: Duration::from_millis(20), ..TIMES };
+    snapshots.guard(Arc::new(Freshness::new(seen.clone(), says, snapshots.clone(), times)));
+    let why = snapshots.current(Holds::Something).await.unwrap_err();
+    assert!(why.contains("Namespace /shop"), "{why}");
+    note("2");
+    assert_eq!(snapshots.current(Holds::Something).await, Ok(()));
 }
 
 /// A CRD that was deleted, a right that was taken away: everybody is as blind, and sidecars need their endpoints.
