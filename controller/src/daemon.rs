@@ -27,6 +27,7 @@ use crate::watch;
 use crate::watch::monitor::{self, Monitor, Replica};
 use crate::xds::door::{Door, Manners};
 use crate::xds::server::{self, Ads, Limits};
+use crate::xds::share;
 
 /// How the controller runs.
 #[derive(Debug, Clone)]
@@ -92,6 +93,15 @@ impl Daemon {
             pod: options.replica.clone(),
         };
         let stop = shutdown.stopping.clone();
+        let proxies = Arc::new(Proxies::default());
+        tokio::spawn(share::run(
+            replica.clone(),
+            snapshots.clone(),
+            proxies.clone(),
+            monitor.clone(),
+            metrics.clone(),
+            stop.clone(),
+        ));
         tokio::spawn(monitor.run(replica, snapshots.clone(), readiness.clone(), metrics.clone(), stop));
         let keeper = Keeper {
             client: client.clone(),
@@ -119,7 +129,6 @@ impl Daemon {
         });
         let (identity, authority) = (keeper.identity.clone(), keeper.report.clone());
         tokio::spawn(keeper.run(shutdown.stopping.clone()));
-        let proxies = Arc::new(Proxies::default());
         let fleet = Fleet {
             snapshots: snapshots.clone(),
             proxies: proxies.clone(),

@@ -44,6 +44,10 @@ pub struct Connected {
     pub envoy: String,
     /// RFC 3339.
     pub since: String,
+    /// When it was opened.
+    pub began: std::time::Instant,
+    /// Cancelled when this replica has more than its share and this one may go elsewhere.
+    pub spare: CancellationToken,
     /// Cancelled when a newer stream takes its place.
     pub replaced: CancellationToken,
     /// How it stands.

@@ -54,6 +54,8 @@ pub enum End {
     Full,
     /// It was open for long: its Envoy may find a replica with fewer.
     Aged,
+    /// The replica had much more than its share: its Envoy may find one with fewer.
+    OverShare,
     /// The certificate that opened it has expired.
     Expired,
     /// This replica stops.
@@ -72,6 +74,8 @@ pub struct Ended {
 pub struct Metrics {
     /// Sidecars with an open stream.
     pub streams: Gauge,
+    /// Sidecars that would be this replica's share; 0: not known, or there is nobody to share with.
+    pub share: Gauge,
     /// Streams that ended.
     pub ended: Family<Ended, Counter>,
     /// Responses sent.
@@ -120,6 +124,8 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let m = Self::default();
         registry.register("meshwright_xds_streams", "Sidecars with an open stream", m.streams.clone());
+        let share = "Sidecars that would be this replica's share; 0 if there is nobody to share with";
+        registry.register("meshwright_xds_share", share, m.share.clone());
         registry.register("meshwright_xds_streams_ended", "Streams that ended, by reason", m.ended.clone());
         registry.register("meshwright_xds_pushes", "Responses sent, by type", m.pushes.clone());
         registry.register("meshwright_xds_sent_resources", "Resources sent, by type", m.sent.clone());

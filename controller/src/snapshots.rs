@@ -267,6 +267,12 @@ impl Snapshots {
         self.shared.mesh.read().replicas(namespace, service)
     }
 
+    /// How many pods are of the mesh.
+    #[must_use]
+    pub fn pods(&self) -> usize {
+        self.shared.mesh.read().pods().count()
+    }
+
     /// Whether everything that existed at the start has been applied.
     #[must_use]
     pub fn synced(&self) -> bool {

@@ -13,6 +13,7 @@ pub mod pace;
 pub mod served;
 pub mod server;
 pub mod session;
+pub mod share;
 pub mod text;
 pub mod trial;
 pub mod wire;

@@ -55,6 +55,12 @@ impl Monitor {
         self.watches.lock().iter().map(|(kind, pulse)| (*kind, pulse.age(now))).collect()
     }
 
+    /// Whether every watch has been heard of lately.
+    #[must_use]
+    pub fn hears_all(&self) -> bool {
+        self.ages().iter().all(|(_, age)| *age < OVERDUE)
+    }
+
     /// Looks until `stop` is cancelled.
     pub async fn run(
         self,

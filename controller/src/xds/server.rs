@@ -181,6 +181,8 @@ impl Ads {
             version: text::told(revision.unwrap_or(&feed.facts.revision), MOST_VERSION),
             envoy: envoy.map(|version| version.to_string()).unwrap_or_default(),
             since: now(),
+            began: Instant::now(),
+            spare: CancellationToken::new(),
             replaced: CancellationToken::new(),
             status: parking_lot::Mutex::default(),
         });

@@ -1,6 +1,6 @@
 //! What one pod's streams may take of a replica.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use controller::metrics::{End, Ended};
@@ -8,6 +8,7 @@ use controller::xds::body::frame;
 use controller::xds::door::{Door, Manners};
 use controller::xds::leave::Leaving;
 use controller::xds::server::Limits;
+use controller::xds::share::end_oldest;
 use controller::xds::wire::DeltaRequest;
 use mesh::ResourceType;
 
@@ -36,6 +37,26 @@ async fn a_stream_ends_without_an_error_when_it_is_old() {
     })
     .await;
     assert!(replica.proxies.newest().is_empty());
+}
+
+/// X7: so that one that was there first does not keep them all.
+#[tokio::test]
+async fn the_oldest_streams_leave_a_replica_that_has_more_than_its_share() {
+    let replica = replica(Door::default(), Limits::default()).await;
+    let (mut first, mut second, _third) =
+        (replica.open(1).await, replica.open(2).await, replica.open(3).await);
+    let (now, hour) = (Instant::now(), Duration::from_secs(3600));
+    assert_eq!(end_oldest(&replica.proxies, 2, hour, now), 0, "they are too young");
+    assert_eq!(end_oldest(&replica.proxies, 2, hour, now + hour), 2);
+    while first.goes_on().await {}
+    while second.goes_on().await {}
+    let left = Ended { reason: End::OverShare };
+    until_true("they are counted", || {
+        replica.metrics.ended.get_or_create(&left).get() == 2 && replica.metrics.streams.get() == 1
+    })
+    .await;
+    assert_eq!(replica.proxies.newest()[0].pod.name, "buyer-3");
+    replica.open(1).await;
 }
 
 #[tokio::test]

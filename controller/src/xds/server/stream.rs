@@ -139,6 +139,7 @@ impl<'a> Stream<'a> {
                     return Err((End::Replaced, Status::aborted("a newer stream took the place of this one")));
                 }
                 () = &mut aged => return Ok(End::Aged),
+                () = self.connected.spare.cancelled() => return Ok(End::OverShare),
                 // An end without an error: Envoy connects to another replica at once.
                 () = &mut turn => return Ok(End::Stopping),
             }
