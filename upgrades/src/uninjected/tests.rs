@@ -14,6 +14,9 @@ struct World {
     restarts: Vec<String>,
 }
 
+/// What somebody does to a world.
+type Change<'a> = &'a dyn Fn(&mut World);
+
 fn id(kind: Kind, name: &str) -> WorkloadId {
     WorkloadId { name: name.to_owned(), kind }
 }
@@ -44,9 +47,10 @@ impl World {
             moved_to: None,
             pods: BTreeMap::new(),
         };
-        self.shop().workloads.insert(id(kind.clone(), name), workload);
+        let of = id(kind, name);
+        self.shop().workloads.insert(of.clone(), workload);
         for _ in 0..replicas {
-            self.pod(&id(kind.clone(), name), false);
+            self.pod(&of, false);
         }
         self
     }
@@ -178,7 +182,7 @@ fn what_an_upgrade_would_wait_for_is_waited_for() {
             world.facts.words.insert("shop".to_owned(), word);
         }
     };
-    let cases: [(&str, &dyn Fn(&mut World)); 9] = [
+    let cases: [(&str, Change<'_>); 9] = [
         ("UpgradeRuns", &|world| world.facts.upgrade = Some("u".to_owned())),
         ("Paused", &word(Word::parse("Paused"))),
         ("Paused", &word(Word::parse("approved?"))),
