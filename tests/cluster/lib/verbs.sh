@@ -133,11 +133,16 @@ verb_bounce() {
   with_lock "cluster-$NAME" bounce_locked
 }
 
+# 192B is 6443, 0A is LISTEN.
+api_port_free() { ! nsenter --net="$NETNS" grep -q ':192B [0-9A-F:]* 0A ' /proc/net/tcp /proc/net/tcp6; }
+
 bounce_locked() {
   local pid
   if pid=$(daemon_pid kube-apiserver); then
     kill -KILL "$pid" 2>/dev/null || true
     wait_for 10 "kube-apiserver to be gone" daemon_gone kube-apiserver
+    # Its first thread ends before the others let go of what they hold.
+    wait_for 10 "its port to be free" api_port_free
   fi
   start_api_server
   [ -n "$NO_WAIT" ] || wait_ready 60 "the API server" "etcd kube-apiserver" api_answers
