@@ -145,7 +145,7 @@ bounce_locked() {
     wait_for 10 "its port to be free" api_port_free
   fi
   start_api_server
-  [ -n "$NO_WAIT" ] || wait_ready 60 "the API server" "etcd kube-apiserver" api_answers
+  wait_ready 60 "the API server" "etcd kube-apiserver" api_answers
 }
 
 verb_kubectl() {

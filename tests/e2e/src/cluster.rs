@@ -80,18 +80,12 @@ impl Cluster {
         output(script().args(["ctr", "--name", &self.name, "--"]).args(arguments))
     }
 
-    /// Kills the API server as a power cut would, starts it again, and does not wait until it answers.
+    /// Kills the API server as a power cut would, and starts it again.
     ///
     /// # Errors
     /// As the script says.
     pub fn kill_api_server(&self) -> anyhow::Result<()> {
-        output(script().args(["bounce", "--no-wait", "--name", &self.name])).map(drop)
-    }
-
-    /// Whether the API server says that it is ready, within a second.
-    #[must_use]
-    pub fn answers(&self) -> bool {
-        output(self.kubectl().args(["get", "--raw", "/readyz", "--request-timeout=1s"])).is_ok()
+        output(script().args(["bounce", "--name", &self.name])).map(drop)
     }
 
     /// `kubectl get -o json`.

@@ -68,22 +68,12 @@ fn envoys(story: &Story) -> Vec<String> {
     pods(story).iter().map(version).collect()
 }
 
-/// The release that the mesh runs.
-pub fn effective(story: &Story) -> Value {
-    story.cluster.get(&["meshconfig", MESH]).unwrap()["status"]["version"]["effective"].clone()
-}
-
 /// The apps on the older release, each pod with two slots.
-fn prepare(story: &mut Story) {
-    if effective(story) != "0.1.0" {
+pub fn prepare(story: &mut Story) {
+    if story.cluster.get(&["meshconfig", MESH]).unwrap()["status"]["version"]["effective"] != "0.1.0" {
         let load = story.start_load().unwrap();
         story.upgrade(&load, "0.1.0").unwrap();
     }
-    two_slots(story);
-}
-
-/// Each pod with two slots, whatever the release; those that have them stay.
-pub fn two_slots(story: &Story) {
     let upgrade = json!({"spec": {"upgrade": {"strategy": "HotSwap", "drainTime": "15s"}}});
     story.cluster.patch(&["meshconfig", MESH], &upgrade).unwrap();
     for file in ["config/demo/app/load.yaml", "config/demo/app/streams.yaml"] {
@@ -91,17 +81,14 @@ pub fn two_slots(story: &Story) {
     }
     // An injector may not have heard of the strategy yet; then a pod has to be made once more.
     until("every pod to have two slots", 5 * MINUTE, || {
-        let lacking: Vec<_> = pods(story).iter().filter(|pod| !has_slots(pod)).map(name).collect();
-        let all = DEPLOYMENTS.into_iter().chain([("bookthief", "bookthief")]);
-        for (namespace, deployment) in all.clone() {
-            let of = format!("{namespace}/{deployment}-");
-            if lacking.iter().any(|pod| pod.starts_with(&of)) {
-                let mut restart = story.cluster.kubectl();
-                restart.args(["rollout", "restart", "-n", namespace, &format!("deployment/{deployment}")]);
-                output(&mut restart)?;
-            }
+        for (namespace, deployment) in DEPLOYMENTS {
+            let mut restart = story.cluster.kubectl();
+            restart.args(["rollout", "restart", "-n", namespace, &format!("deployment/{deployment}")]);
+            output(&mut restart)?;
         }
-        for (namespace, deployment) in all {
+        let mut restart = story.cluster.kubectl();
+        output(restart.args(["rollout", "restart", "-n", "bookthief", "deployment/bookthief"]))?;
+        for (namespace, deployment) in DEPLOYMENTS.into_iter().chain([("bookthief", "bookthief")]) {
             story.cluster.rolled_out(namespace, deployment, 3 * MINUTE)?;
         }
         let all = pods(story);
