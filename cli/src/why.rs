@@ -143,15 +143,9 @@ impl World {
             world.accounts.insert((account.namespace().unwrap_or_default(), account.name_any()));
         }
         world.take_slices(client).await?;
-        world.take::<crds::TrafficTarget>(client).await?;
-        world.take::<crds::HTTPRouteGroup>(client).await?;
-        world.take::<crds::TCPRoute>(client).await?;
-        world.take::<crds::TrafficSplit>(client).await?;
-        world.take::<crds::Egress>(client).await?;
-        world.take::<crds::IngressBackend>(client).await?;
-        world.take::<crds::Retry>(client).await?;
-        world.take::<crds::UpstreamTrafficSetting>(client).await?;
-        world.take::<crds::MeshPolicy>(client).await?;
+        for kind in crds::PolicyKind::ALL {
+            crds::with_policy_type!(kind, T => drop(world.take::<T>(client).await?));
+        }
         world.take::<crds::PolicySource>(client).await?;
         for service in world.take::<Service>(client).await? {
             world.services.insert((service.namespace().unwrap_or_default(), service.name_any()), service);

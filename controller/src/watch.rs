@@ -181,15 +181,14 @@ pub fn start(
     directive: watch::Sender<Option<Directive>>,
     stop: &CancellationToken,
 ) {
-    let mut names: Vec<_> = KINDS.map(Kind::as_str).to_vec();
-    names.push(settings::KIND);
+    let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.as_str()).chain([settings::KIND]).collect();
     let syncing = Syncing::new(&names, readiness.clone(), snapshots.clone());
     let seen = Seen::default();
     let newest = Lists { client: client.clone(), mesh: mesh.to_owned() };
     let fresh = Freshness::new(seen.clone(), Arc::new(newest), snapshots.clone(), Times::default());
     snapshots.guard(Arc::new(fresh));
     let watching = Watching { client, stop, syncing, seen, monitor: monitor.clone() };
-    for kind in KINDS {
+    for &kind in Kind::ALL {
         match kind {
             Kind::Namespace => watching.start::<Namespace>(kind),
             Kind::Pod => watching.start::<Pod>(kind),
@@ -223,24 +222,6 @@ pub fn start(
     };
     tokio::spawn(settings.run(Api::<MeshConfig>::all(client)));
 }
-
-/// Everything that is watched but the MeshConfig.
-const KINDS: [Kind; 14] = [
-    Kind::Namespace,
-    Kind::Pod,
-    Kind::Service,
-    Kind::EndpointSlice,
-    Kind::TrafficTarget,
-    Kind::HTTPRouteGroup,
-    Kind::TCPRoute,
-    Kind::TrafficSplit,
-    Kind::MeshPolicy,
-    Kind::PolicySource,
-    Kind::Egress,
-    Kind::IngressBackend,
-    Kind::Retry,
-    Kind::UpstreamTrafficSetting,
-];
 
 #[cfg(test)]
 mod tests;

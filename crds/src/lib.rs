@@ -13,6 +13,7 @@ pub mod duration;
 pub mod egress;
 pub mod fleet;
 pub mod ingress_backend;
+pub mod kind;
 pub mod labels;
 pub mod membership;
 pub mod mesh_config;
@@ -28,6 +29,7 @@ pub mod upstream_traffic_setting;
 
 pub use egress::{Egress, EgressSpec};
 pub use ingress_backend::{IngressBackend, IngressBackendSpec};
+pub use kind::PolicyKind;
 pub use mesh_config::{MeshConfig, MeshConfigSpec};
 pub use mesh_policy::{MeshPolicy, MeshPolicySpec};
 pub use mesh_upgrade::{MeshUpgrade, MeshUpgradeSpec};
@@ -45,21 +47,9 @@ use kube::CustomResourceExt;
 /// Every definition that `meshwright install` applies, in a fixed order.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    let definitions = [
-        MeshConfig::crd(),
-        PolicySource::crd(),
-        MeshPolicy::crd(),
-        MeshUpgrade::crd(),
-        TrafficTarget::crd(),
-        HTTPRouteGroup::crd(),
-        TCPRoute::crd(),
-        smi::traffic_split_crd(),
-        Egress::crd(),
-        IngressBackend::crd(),
-        Retry::crd(),
-        UpstreamTrafficSetting::crd(),
-    ];
-    definitions.into_iter().map(without_empty_defaults).collect()
+    let settings = [MeshConfig::crd(), PolicySource::crd(), MeshUpgrade::crd()];
+    let policies = PolicyKind::ALL.map(PolicyKind::definition);
+    settings.into_iter().chain(policies).map(without_empty_defaults).collect()
 }
 
 /// Takes `default: ""` out of every schema: kube-apiserver 1.20 reads it as null and refuses the definition. Our

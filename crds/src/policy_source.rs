@@ -123,6 +123,9 @@ pub struct InventoryEntry {
     pub name: String,
     /// [`crate::seal::content_hash`] of the spec.
     pub hash: String,
+    /// API group of the kind.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub group: String,
 }
 
 /// Something in a commit that keeps it from being applied.

@@ -215,7 +215,7 @@ pub struct TypedReference {
     pub kind: String,
     /// Its name.
     pub name: String,
-    /// API group, informative.
+    /// `specs.smi-spec.io`, also with a version behind it; may be left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_group: Option<String>,
 }

@@ -287,7 +287,7 @@ fn kind_of(value: &Value) -> Result<PolicyKind, (&'static str, What)> {
     if group == "kustomize.config.k8s.io" {
         return Err(("kind", What::Kustomization));
     }
-    match PolicyKind::from_name(&kind).filter(|kind| kind.group() == group) {
+    match PolicyKind::of(group, &kind) {
         Some(known) if known.versions().contains(&version) => Ok(known),
         Some(known) => {
             let served = known.api_version();

@@ -95,6 +95,10 @@ fn what_is_not_a_policy_is_refused_with_its_place() {
     assert!(
         problem(&[("s.yaml", "apiVersion: v1\nkind: Secret\n")]).starts_with("s.yaml:2: Secret (v1) is not")
     );
+    let foreign = TARGET.replace("access.smi-spec.io", "example.com");
+    let text = problem(&[("f.yaml", &foreign)]);
+    assert!(text.contains("TrafficTarget (example.com/v1alpha3) is not a policy"), "{text}");
+    assert!(text.contains("Retry, UpstreamTrafficSetting)"), "{text}");
     assert!(problem(&[("v.yaml", "replicas: 1\n")]).contains("v.yaml:1: is not a Kubernetes object"));
     assert!(problem(&[("kustomization.yaml", "resources: []")]).contains("kustomize"));
     let old = TARGET.replace("v1alpha3", "v1alpha1");

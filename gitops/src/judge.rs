@@ -4,8 +4,9 @@
 
 use std::collections::BTreeSet;
 
+use crds::smi::TypedReference;
 use crds::{
-    EgressSpec, HTTPRouteGroupSpec, IngressBackendSpec, RetrySpec, TCPRouteSpec, TrafficSplitSpec,
+    EgressSpec, HTTPRouteGroupSpec, IngressBackendSpec, PolicyKind, RetrySpec, TCPRouteSpec, TrafficSplitSpec,
     TrafficTargetSpec,
 };
 
@@ -40,7 +41,8 @@ fn traffic_target(key: &Key, spec: &TrafficTargetSpec) -> Option<(&'static str, 
     {
         return Some(("kind", format!("{:?} is no identity; only ServiceAccount is", subject.kind)));
     }
-    let rule = spec.rules.iter().find(|rule| rule.kind != "HTTPRouteGroup" && rule.kind != "TCPRoute")?;
+    let routes = [Some(PolicyKind::HTTPRouteGroup), Some(PolicyKind::TCPRoute)];
+    let rule = spec.rules.iter().find(|rule| !routes.contains(&PolicyKind::from_name(&rule.kind)))?;
     Some(("rules", format!("a rule's kind is HTTPRouteGroup or TCPRoute, not {:?}", rule.kind)))
 }
 
@@ -109,6 +111,10 @@ fn traffic_split(spec: &TrafficSplitSpec) -> Option<(&'static str, String)> {
     if let Some(twice) = spec.backends.iter().find(|backend| !seen.insert(&backend.service)) {
         return Some(("backends", format!("backend {} is named twice; add the weights up", twice.service)));
     }
-    let other = spec.matches.iter().flatten().find(|reference| reference.kind != "HTTPRouteGroup")?;
-    Some(("matches", format!("a match's kind is HTTPRouteGroup, not {:?}", other.kind)))
+    let kind = |one: &TypedReference| PolicyKind::referred(one.api_group.as_deref(), &one.kind);
+    let routes = Some(PolicyKind::HTTPRouteGroup);
+    let other = spec.matches.iter().flatten().find(|reference| kind(reference) != routes)?;
+    let group = other.api_group.as_deref().map(|group| format!(" of {group:?}")).unwrap_or_default();
+    let (kind, of) = (PolicyKind::HTTPRouteGroup, PolicyKind::HTTPRouteGroup.group());
+    Some(("matches", format!("a match's kind is {kind} of {of}, not {:?}{group}", other.kind)))
 }

@@ -14,127 +14,7 @@ use serde_json::{Value, json};
 use crate::path::RepoPath;
 
 /// The kinds that may come from Git. Everything else is refused: Git decides who may call whom, not what runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum PolicyKind {
-    /// SMI access.
-    TrafficTarget,
-    /// SMI specs.
-    HTTPRouteGroup,
-    /// SMI specs.
-    TCPRoute,
-    /// SMI split.
-    TrafficSplit,
-    /// Ours.
-    MeshPolicy,
-    /// OSM policy.
-    Egress,
-    /// OSM policy.
-    IngressBackend,
-    /// OSM policy.
-    Retry,
-    /// OSM policy.
-    UpstreamTrafficSetting,
-}
-
-impl PolicyKind {
-    /// All of them, in a fixed order.
-    pub const ALL: [Self; 9] = [
-        Self::TrafficTarget,
-        Self::HTTPRouteGroup,
-        Self::TCPRoute,
-        Self::TrafficSplit,
-        Self::MeshPolicy,
-        Self::Egress,
-        Self::IngressBackend,
-        Self::Retry,
-        Self::UpstreamTrafficSetting,
-    ];
-
-    /// The kind as Kubernetes writes it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::TrafficTarget => "TrafficTarget",
-            Self::HTTPRouteGroup => "HTTPRouteGroup",
-            Self::TCPRoute => "TCPRoute",
-            Self::TrafficSplit => "TrafficSplit",
-            Self::MeshPolicy => "MeshPolicy",
-            Self::Egress => "Egress",
-            Self::IngressBackend => "IngressBackend",
-            Self::Retry => "Retry",
-            Self::UpstreamTrafficSetting => "UpstreamTrafficSetting",
-        }
-    }
-
-    /// Its API group.
-    #[must_use]
-    pub fn group(self) -> &'static str {
-        match self {
-            Self::TrafficTarget => "access.smi-spec.io",
-            Self::HTTPRouteGroup | Self::TCPRoute => "specs.smi-spec.io",
-            Self::TrafficSplit => "split.smi-spec.io",
-            Self::MeshPolicy => "meshwright.io",
-            Self::Egress | Self::IngressBackend | Self::Retry | Self::UpstreamTrafficSetting => {
-                "policy.openservicemesh.io"
-            }
-        }
-    }
-
-    /// The version in which it is applied, then others that are read and have the same fields.
-    #[must_use]
-    pub fn versions(self) -> &'static [&'static str] {
-        match self {
-            Self::TrafficTarget => &["v1alpha3"],
-            Self::HTTPRouteGroup | Self::TCPRoute => &["v1alpha4"],
-            Self::TrafficSplit => &["v1alpha4", "v1alpha2"],
-            Self::MeshPolicy
-            | Self::Egress
-            | Self::IngressBackend
-            | Self::Retry
-            | Self::UpstreamTrafficSetting => &["v1alpha1"],
-        }
-    }
-
-    /// Plural, as in URLs of the API.
-    #[must_use]
-    pub fn plural(self) -> &'static str {
-        match self {
-            Self::TrafficTarget => "traffictargets",
-            Self::HTTPRouteGroup => "httproutegroups",
-            Self::TCPRoute => "tcproutes",
-            Self::TrafficSplit => "trafficsplits",
-            Self::MeshPolicy => "meshpolicies",
-            Self::Egress => "egresses",
-            Self::IngressBackend => "ingressbackends",
-            Self::Retry => "retries",
-            Self::UpstreamTrafficSetting => "upstreamtrafficsettings",
-        }
-    }
-
-    /// The version in which it is applied.
-    #[must_use]
-    pub fn version(self) -> &'static str {
-        self.versions()[0]
-    }
-
-    /// Group and version in which it is applied.
-    #[must_use]
-    pub fn api_version(self) -> String {
-        format!("{}/{}", self.group(), self.version())
-    }
-
-    /// The kind of that name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
-    }
-}
-
-impl fmt::Display for PolicyKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+pub use crds::PolicyKind;
 
 /// What makes an object one and the same.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -262,6 +142,7 @@ impl Policy {
             namespace: self.key.namespace.clone(),
             name: self.key.name.clone(),
             hash: self.hash.clone(),
+            group: self.key.kind.group().into_owned(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crds::PolicyKind;
 use crds::policy_source::SourceProblem;
 use serde::Serialize;
 
@@ -65,8 +66,8 @@ pub enum What {
     /// A kind that is not a policy.
     #[error(
         "{kind} ({api_version}) is not a policy and is never applied from Git; move it out of `path` \
-         (accepted: TrafficTarget, HTTPRouteGroup, TCPRoute, TrafficSplit, MeshPolicy, Egress, IngressBackend, Retry, \
-         UpstreamTrafficSetting)"
+         (accepted: {})",
+        PolicyKind::names()
     )]
     NotAPolicy {
         /// Its kind.

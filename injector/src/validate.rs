@@ -8,6 +8,7 @@ mod ours;
 
 use std::fmt;
 
+use crds::PolicyKind;
 use crds::mesh_config::Floor;
 use kube::core::DynamicObject;
 use mesh::Object;
@@ -48,18 +49,11 @@ pub fn judge(group: &str, kind: &str, object: &DynamicObject, old: Option<&Dynam
     if same_spec || object.metadata.deletion_timestamp.is_some() {
         return Vec::new();
     }
+    if let Some(kind) = PolicyKind::of(group, kind) {
+        let judged = crds::with_policy_type!(kind, T => typed::<T>(object).map(policy));
+        return judged.unwrap_or_else(|refusal| vec![refusal]);
+    }
     let judged = match (group, kind) {
-        ("access.smi-spec.io", "TrafficTarget") => typed::<crds::TrafficTarget>(object).map(policy),
-        ("specs.smi-spec.io", "HTTPRouteGroup") => typed::<crds::HTTPRouteGroup>(object).map(policy),
-        ("specs.smi-spec.io", "TCPRoute") => typed::<crds::TCPRoute>(object).map(policy),
-        ("split.smi-spec.io", "TrafficSplit") => typed::<crds::TrafficSplit>(object).map(policy),
-        ("policy.openservicemesh.io", "Egress") => typed::<crds::Egress>(object).map(policy),
-        ("policy.openservicemesh.io", "IngressBackend") => typed::<crds::IngressBackend>(object).map(policy),
-        ("policy.openservicemesh.io", "Retry") => typed::<crds::Retry>(object).map(policy),
-        ("policy.openservicemesh.io", "UpstreamTrafficSetting") => {
-            typed::<crds::UpstreamTrafficSetting>(object).map(policy)
-        }
-        ("meshwright.io", "MeshPolicy") => typed::<crds::MeshPolicy>(object).map(policy),
         ("meshwright.io", "MeshConfig") => {
             let before = old.and_then(|old| typed::<crds::MeshConfig>(old).ok());
             typed::<crds::MeshConfig>(object).map(|config| config::judge(&config, before.as_ref()))
@@ -80,8 +74,8 @@ pub fn judge(group: &str, kind: &str, object: &DynamicObject, old: Option<&Dynam
 /// policy that comes from Git must not keep the rest of its commit back.
 #[must_use]
 pub fn warn(group: &str, kind: &str, object: &DynamicObject, floor: Floor) -> Vec<String> {
-    match (group, kind) {
-        ("meshwright.io", "MeshPolicy") => typed::<crds::MeshPolicy>(object)
+    match PolicyKind::of(group, kind) {
+        Some(PolicyKind::MeshPolicy) => typed::<crds::MeshPolicy>(object)
             .map(|policy| ours::below(&policy.spec, floor))
             .unwrap_or_default(),
         _ => Vec::new(),

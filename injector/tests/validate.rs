@@ -188,6 +188,8 @@ fn policies_are_judged_as_the_mesh_would() {
     assert_eq!(refusals(osm, "UpstreamTrafficSetting", &meta, &json!({"host": "a"})), Vec::<String>::new());
     let weights = json!({"service": "s", "backends": [{"service": "a", "weight": -1}]});
     assert_eq!(refusals("split.smi-spec.io", "TrafficSplit", &meta, &weights).len(), 1);
+    // What somebody else calls so is none of ours to judge.
+    assert_eq!(refusals("example.com", "TrafficSplit", &meta, &weights), Vec::<String>::new());
 }
 
 #[test]

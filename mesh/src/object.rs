@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crds::PolicyKind;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
@@ -48,36 +49,39 @@ impl Kind {
             Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
-            Self::TrafficTarget => "TrafficTarget",
-            Self::HTTPRouteGroup => "HTTPRouteGroup",
-            Self::TCPRoute => "TCPRoute",
-            Self::TrafficSplit => "TrafficSplit",
-            Self::MeshPolicy => "MeshPolicy",
             Self::PolicySource => "PolicySource",
-            Self::Egress => "Egress",
-            Self::IngressBackend => "IngressBackend",
-            Self::Retry => "Retry",
-            Self::UpstreamTrafficSetting => "UpstreamTrafficSetting",
+            Self::TrafficTarget => PolicyKind::TrafficTarget.name(),
+            Self::HTTPRouteGroup => PolicyKind::HTTPRouteGroup.name(),
+            Self::TCPRoute => PolicyKind::TCPRoute.name(),
+            Self::TrafficSplit => PolicyKind::TrafficSplit.name(),
+            Self::MeshPolicy => PolicyKind::MeshPolicy.name(),
+            Self::Egress => PolicyKind::Egress.name(),
+            Self::IngressBackend => PolicyKind::IngressBackend.name(),
+            Self::Retry => PolicyKind::Retry.name(),
+            Self::UpstreamTrafficSetting => PolicyKind::UpstreamTrafficSetting.name(),
         }
     }
 
-    /// The kinds that may come from Git and are sealed.
-    pub const POLICIES: [Self; 9] = [
-        Self::TrafficTarget,
-        Self::HTTPRouteGroup,
-        Self::TCPRoute,
-        Self::TrafficSplit,
-        Self::MeshPolicy,
-        Self::Egress,
-        Self::IngressBackend,
-        Self::Retry,
-        Self::UpstreamTrafficSetting,
-    ];
-
-    /// The kind of that name, if it may come from Git.
+    /// Whether it is a policy: may come from Git, and is sealed.
     #[must_use]
-    pub fn policy(name: &str) -> Option<Self> {
-        Self::POLICIES.into_iter().find(|kind| kind.as_str() == name)
+    pub fn is_policy(self) -> bool {
+        PolicyKind::ALL.into_iter().any(|kind| Self::from(kind) == self)
+    }
+}
+
+impl From<PolicyKind> for Kind {
+    fn from(kind: PolicyKind) -> Self {
+        match kind {
+            PolicyKind::TrafficTarget => Self::TrafficTarget,
+            PolicyKind::HTTPRouteGroup => Self::HTTPRouteGroup,
+            PolicyKind::TCPRoute => Self::TCPRoute,
+            PolicyKind::TrafficSplit => Self::TrafficSplit,
+            PolicyKind::MeshPolicy => Self::MeshPolicy,
+            PolicyKind::Egress => Self::Egress,
+            PolicyKind::IngressBackend => Self::IngressBackend,
+            PolicyKind::Retry => Self::Retry,
+            PolicyKind::UpstreamTrafficSetting => Self::UpstreamTrafficSetting,
+        }
     }
 }
 
@@ -157,6 +161,11 @@ macro_rules! kinds {
                 Self::$kind(Box::new(object))
             }
         })*
+
+        impl Kind {
+            /// All of them, in a fixed order.
+            pub const ALL: &'static [Self] = &[$(Self::$kind),*];
+        }
 
         impl Object {
             /// Which object this is.

@@ -14,10 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crds::{
-    Egress, HTTPRouteGroup, IngressBackend, MeshConfig, MeshPolicy, PolicySource, Retry, TCPRoute,
-    TrafficSplit, TrafficTarget, UpstreamTrafficSetting,
-};
+use crds::{MeshConfig, PolicyKind, PolicySource};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::api::ListParams;
@@ -229,21 +226,15 @@ impl Newest for Lists {
             Ok(all)
         };
         Box::pin(async move {
-            let kinds: Vec<(&'static str, BoxFuture<'_, OfKind>)> = vec![
+            let mut kinds: Vec<(&'static str, BoxFuture<'_, OfKind>)> = vec![
                 (settings::KIND, Box::pin(configs)),
                 kind::<Namespace>(client, Kind::Namespace),
                 kind::<Service>(client, Kind::Service),
                 kind::<PolicySource>(client, Kind::PolicySource),
-                kind::<TrafficTarget>(client, Kind::TrafficTarget),
-                kind::<HTTPRouteGroup>(client, Kind::HTTPRouteGroup),
-                kind::<TCPRoute>(client, Kind::TCPRoute),
-                kind::<TrafficSplit>(client, Kind::TrafficSplit),
-                kind::<MeshPolicy>(client, Kind::MeshPolicy),
-                kind::<Egress>(client, Kind::Egress),
-                kind::<IngressBackend>(client, Kind::IngressBackend),
-                kind::<Retry>(client, Kind::Retry),
-                kind::<UpstreamTrafficSetting>(client, Kind::UpstreamTrafficSetting),
             ];
+            kinds.extend(PolicyKind::ALL.map(|policy| {
+                crds::with_policy_type!(policy, T => kind::<T>(client, policy.into()))
+            }));
             let (names, lists): (Vec<_>, Vec<_>) = kinds.into_iter().unzip();
             let mut listed = Listed::default();
             for (kind, versions) in names.into_iter().zip(futures::future::try_join_all(lists).await?) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crds::egress::{EgressSource, PolicyReference, PortSpec};
 use crds::ingress_backend::{Backend, IngressSource};
 use crds::retry::RetryPeer;
-use crds::{EgressSpec, IngressBackendSpec, RetrySpec};
+use crds::{EgressSpec, IngressBackendSpec, PolicyKind, RetrySpec};
 
 use super::About;
 use super::osm_part::{
@@ -15,6 +15,9 @@ use super::osm_part::{
 use super::part::ServiceAccount;
 use super::policy::{SERVICE_ACCOUNT, unknown_kind};
 use crate::problem::{Problem, Reason};
+
+const ROUTES: PolicyKind = PolicyKind::HTTPRouteGroup;
+const SETTINGS: PolicyKind = PolicyKind::UpstreamTrafficSetting;
 
 /// More than any team writes; less than what would fill a sidecar.
 const MOST_SOURCES: usize = 1024;
@@ -74,7 +77,7 @@ pub(super) fn egress(about: About<'_>, spec: &EgressSpec) -> Result<EgressPart, 
     let hosts = hosts.map(|(index, host)| about.host(&format!("spec.hosts[{index}]"), host));
     let ranges = ranges.iter().enumerate();
     let ranges = ranges.map(|(index, range)| about.range(&format!("spec.ipAddresses[{index}]"), range));
-    let (groups, settings) = references(about, spec.matches.as_deref().unwrap_or_default(), true)?;
+    let (groups, settings) = references(about, spec.matches.as_deref().unwrap_or_default(), &[ROUTES, SETTINGS])?;
     Ok(EgressPart {
         sources: sources.collect::<Result<_, _>>()?,
         hosts: hosts.collect::<Result<_, _>>()?,
@@ -137,29 +140,16 @@ fn egress_port(about: About<'_>, field: &str, port: &PortSpec) -> Result<(u16, E
 fn references(
     about: About<'_>,
     matches: &[PolicyReference],
-    settings_too: bool,
+    possible: &[PolicyKind],
 ) -> Result<(Option<BTreeSet<String>>, Option<String>), Problem> {
     about.at_most("spec.matches", MOST_REFERENCES, matches.len())?;
     let mut groups = BTreeSet::new();
     let mut settings: Option<String> = None;
     for (index, one) in matches.iter().enumerate() {
         let field = format!("spec.matches[{index}]");
-        let group = one.api_group.as_deref().unwrap_or_default();
-        let group = group.split_once('/').map_or(group, |(group, _)| group);
         let name = about.name(&format!("{field}.name"), &one.name)?;
-        let expected = match one.kind.as_str() {
-            "HTTPRouteGroup" => "specs.smi-spec.io",
-            "UpstreamTrafficSetting" if settings_too => "policy.openservicemesh.io",
-            other => {
-                let possible =
-                    if settings_too { "HTTPRouteGroup or UpstreamTrafficSetting" } else { "HTTPRouteGroup" };
-                return Err(unknown_kind(about, &format!("{field}.kind"), other, possible));
-            }
-        };
-        if !group.is_empty() && group != expected {
-            return Err(unknown_kind(about, &format!("{field}.apiGroup"), group, expected));
-        }
-        if one.kind == "HTTPRouteGroup" {
+        let kind = about.refers(&field, one.api_group.as_deref(), &one.kind, possible)?;
+        if kind == ROUTES {
             groups.insert(name);
         } else if settings.as_ref().is_some_and(|other| *other != name) {
             let message = "only one UpstreamTrafficSetting can count; keep one of them";
@@ -180,7 +170,7 @@ pub(super) fn ingress(about: About<'_>, spec: &IngressBackendSpec) -> Result<Ing
         backends: backends.collect::<Result<_, _>>()?,
         from: Origins::default(),
         principals: BTreeSet::new(),
-        groups: references(about, spec.matches.as_deref().unwrap_or_default(), false)?.0,
+        groups: references(about, spec.matches.as_deref().unwrap_or_default(), &[ROUTES])?.0,
     };
     for (index, one) in spec.sources.iter().enumerate() {
         ingress_source(about, &format!("spec.sources[{index}]"), one, &mut part)?;

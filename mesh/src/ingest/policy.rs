@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::smi::{HTTPMatch, IdentitySubject, TrafficTargetRule};
 use crds::{
-    HTTPRouteGroupSpec, MeshPolicySpec, PolicySource, TCPRouteSpec, TrafficSplitSpec, TrafficTargetSpec,
+    HTTPRouteGroupSpec, MeshPolicySpec, PolicyKind, PolicySource, TCPRouteSpec, TrafficSplitSpec, TrafficTargetSpec,
 };
 
 use super::About;
@@ -63,15 +63,35 @@ fn subject(about: About<'_>, field: &str, subject: &IdentitySubject) -> Result<S
 
 fn rule(about: About<'_>, field: &str, rule: &TrafficTargetRule) -> Result<RuleRef, Problem> {
     let name = about.name(&format!("{field}.name"), &rule.name)?;
-    match Kind::policy(&rule.kind) {
-        Some(Kind::HTTPRouteGroup) => {
+    match PolicyKind::from_name(&rule.kind) {
+        Some(PolicyKind::HTTPRouteGroup) => {
             // Omitted means all (SMI traffic access); so does an empty list, which Go's SMI clients cannot tell from it.
             let matches = rule.matches.as_ref().filter(|matches| !matches.is_empty());
             about.at_most(&format!("{field}.matches"), MOST_MATCHES, matches.map_or(0, Vec::len))?;
             Ok(RuleRef::Http { name, matches: matches.map(|matches| matches.iter().cloned().collect()) })
         }
-        Some(Kind::TCPRoute) => Ok(RuleRef::Tcp { name }),
+        Some(PolicyKind::TCPRoute) => Ok(RuleRef::Tcp { name }),
         _ => Err(unknown_kind(about, &format!("{field}.kind"), &rule.kind, "HTTPRouteGroup or TCPRoute")),
+    }
+}
+
+impl About<'_> {
+    /// The kind that a reference means: one of those that are possible there, and ours by its group.
+    pub(super) fn refers(
+        self,
+        field: &str,
+        api_group: Option<&str>,
+        kind: &str,
+        possible: &[PolicyKind],
+    ) -> Result<PolicyKind, Problem> {
+        let Some(named) = possible.iter().copied().find(|possible| possible.name() == kind) else {
+            let names: Vec<_> = possible.iter().map(|possible| possible.name()).collect();
+            return Err(unknown_kind(self, &format!("{field}.kind"), kind, &names.join(" or ")));
+        };
+        PolicyKind::referred(api_group, kind).ok_or_else(|| {
+            let group = api_group.unwrap_or_default();
+            unknown_kind(self, &format!("{field}.apiGroup"), group, &named.group())
+        })
     }
 }
 
@@ -168,9 +188,7 @@ pub(super) fn split(about: About<'_>, spec: &TrafficSplitSpec) -> Result<SplitPa
     let mut groups = BTreeSet::new();
     for (index, one) in spec.matches.iter().flatten().enumerate() {
         let field = format!("spec.matches[{index}]");
-        if Kind::policy(&one.kind) != Some(Kind::HTTPRouteGroup) {
-            return Err(unknown_kind(about, &format!("{field}.kind"), &one.kind, "HTTPRouteGroup"));
-        }
+        about.refers(&field, one.api_group.as_deref(), &one.kind, &[PolicyKind::HTTPRouteGroup])?;
         groups.insert(about.name(&format!("{field}.name"), &one.name)?);
     }
     Ok(SplitPart { root, backends, matches: Some(groups).filter(|groups| !groups.is_empty()) })
@@ -204,14 +222,14 @@ pub(super) fn mode(about: About<'_>, spec: &MeshPolicySpec) -> Result<ModePart, 
     Ok(ModePart { selector, mtls: spec.mtls, authorization: spec.authorization })
 }
 
-/// Entries of a kind that is not sealed are left out; there are none unless somebody edits the status by hand.
+/// Entries of a kind that is not sealed, or of a group that is not ours, are left out; there are none unless somebody edits the status by hand.
 pub(super) fn source(object: &PolicySource) -> SourcePart {
     let sealed = object.status.as_ref().filter(|status| status.applied.is_some());
     let inventory = sealed.map(|status| {
         let entries = status.inventory.iter();
         entries
             .filter_map(|entry| {
-                let kind = Kind::policy(&entry.kind)?;
+                let kind = Kind::from(entry.policy_kind()?);
                 Some((ObjectRef::new(kind, &entry.namespace, &entry.name), entry.hash.clone()))
             })
             .collect()

@@ -106,3 +106,17 @@ fn problems_that_only_show_together() {
     let lines: Vec<_> = mesh.problems().iter().map(ToString::to_string).collect();
     insta::assert_snapshot!(lines.join("\n"));
 }
+
+#[test]
+fn a_split_by_a_kind_of_another_group_is_refused() {
+    let split = |group: serde_json::Value| {
+        let matches = json!([{"apiGroup": group, "kind": "HTTPRouteGroup", "name": "books"}]);
+        let spec = json!({"service": "a", "backends": [{"service": "b", "weight": 1}], "matches": matches});
+        mesh::ingest::ingest(&policy("TrafficSplit", "s", spec)).map(drop)
+    };
+    for ours in [json!(null), json!(""), json!("specs.smi-spec.io"), json!("specs.smi-spec.io/v1alpha4")] {
+        assert_eq!(split(ours), Ok(()));
+    }
+    let problem = split(json!("example.com/v1")).unwrap_err();
+    assert_eq!((problem.reason, problem.field.as_str()), (Reason::UnknownKind, "spec.matches[0].apiGroup"));
+}

@@ -324,3 +324,22 @@ fn a_source_that_is_being_edited_at_the_start_is_named_until_it_is_put_back() {
     mesh.apply(from_git("HTTPRouteGroup", "git", SOURCE, group("/.*")));
     assert_eq!(mesh.unsealed(), vec![]);
 }
+
+/// Anybody may define a TrafficTarget of a group of their own, and the seal says of which group each object is.
+#[test]
+fn a_kind_of_another_group_is_not_what_was_sealed() {
+    for (api_group, counts) in
+        [("access.smi-spec.io", true), ("example.com", false), ("access.smi-spec.io.example.com", false)]
+    {
+        let mut mesh = mesh(workloads());
+        mesh.apply(from_git("HTTPRouteGroup", "git", SOURCE, group("/one")));
+        mesh.apply(from_git("TrafficTarget", "git", SOURCE, buyer_may()));
+        let mut target = entry("TrafficTarget", "git", &buyer_may());
+        target["group"] = json!(api_group);
+        mesh.apply(source(
+            "meshwright-system",
+            Some(vec![entry("HTTPRouteGroup", "git", &group("/one")), target]),
+        ));
+        assert_eq!(may(&mesh, "/one"), counts, "{api_group}");
+    }
+}

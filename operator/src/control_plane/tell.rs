@@ -1,10 +1,10 @@
 //! Events about a mesh and about the policies in it.
 
-use crds::MeshConfig;
 use crds::fleet::ProblemReport;
 use crds::mesh_config::MeshConfigStatus;
+use crds::{MeshConfig, PolicyKind};
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::api::{ApiResource, DynamicObject};
+use kube::api::DynamicObject;
 use kube::{Api, Resource, ResourceExt};
 
 use super::execute::Done;
@@ -116,19 +116,9 @@ async fn transitions(ctx: &Context, mesh: &MeshConfig, before: &MeshConfigStatus
 
 /// Tells about a problem on the object that has it, so that `kubectl describe` shows it.
 async fn tell_problem(ctx: &Context, problem: &ProblemReport) -> Told {
-    let resource = match problem.kind.as_str() {
-        "TrafficTarget" => ApiResource::erase::<crds::TrafficTarget>(&()),
-        "HTTPRouteGroup" => ApiResource::erase::<crds::HTTPRouteGroup>(&()),
-        "TCPRoute" => ApiResource::erase::<crds::TCPRoute>(&()),
-        "TrafficSplit" => ApiResource::erase::<crds::TrafficSplit>(&()),
-        "Egress" => ApiResource::erase::<crds::Egress>(&()),
-        "IngressBackend" => ApiResource::erase::<crds::IngressBackend>(&()),
-        "Retry" => ApiResource::erase::<crds::Retry>(&()),
-        "UpstreamTrafficSetting" => ApiResource::erase::<crds::UpstreamTrafficSetting>(&()),
-        "MeshPolicy" => ApiResource::erase::<crds::MeshPolicy>(&()),
-        // The operator may read no others; PoliciesApplied names them.
-        _ => return Told::Before,
-    };
+    // The operator may read no others; PoliciesApplied names them.
+    let Some(kind) = PolicyKind::from_name(&problem.kind) else { return Told::Before };
+    let resource = kind.resource();
     let mut reference = ObjectReference {
         api_version: Some(resource.api_version.clone()),
         kind: Some(resource.kind.clone()),

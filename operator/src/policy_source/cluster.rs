@@ -8,7 +8,7 @@ use crds::policy_source::InventoryEntry;
 use futures::{StreamExt, TryStreamExt, stream};
 use gitops::{Key, Namespaces, Policy, PolicyKind, PolicySpec, Scope};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, ResourceExt};
 
 use crate::apply::ApplyError;
@@ -120,7 +120,7 @@ impl Cluster {
 
     /// The objects of a kind in a namespace.
     pub fn api(&self, key: &Key) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), &key.namespace, &resource(key.kind))
+        Api::namespaced_with(self.client.clone(), &key.namespace, &key.kind.resource())
     }
 
     /// Every object with the source's label, and the named ones whatever their labels.
@@ -151,7 +151,7 @@ impl Cluster {
         let ours = ListParams::default().labels(&format!("{SOURCE}={}", self.label));
         let mut live = Live::new();
         for kind in PolicyKind::ALL {
-            let resource = resource(kind);
+            let resource = kind.resource();
             let api: Api<DynamicObject> = match scope {
                 Namespaces::Own(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
                 Namespaces::Any | Namespaces::Mesh(_) => Api::all_with(self.client.clone(), &resource),
@@ -160,7 +160,7 @@ impl Cluster {
                 Ok(list) => list,
                 // A kind that isn't installed has no objects.
                 Err(kube::Error::Api(status)) if status.is_not_found() => continue,
-                Err(error) => return Err(ClusterError::read(kind.plural())(error)),
+                Err(error) => return Err(ClusterError::read(&kind.plural())(error)),
             };
             for object in list {
                 let key =
@@ -213,7 +213,7 @@ pub fn label_of(source: &PolicySource) -> String {
 /// The keys of a seal, with their content hashes. An entry of a kind that we don't know is left out.
 pub fn keys(inventory: &[InventoryEntry]) -> Vec<(Key, String)> {
     let key = |entry: &InventoryEntry| {
-        let kind = PolicyKind::from_name(&entry.kind)?;
+        let kind = entry.policy_kind()?;
         let key = Key { kind, namespace: entry.namespace.clone(), name: entry.name.clone() };
         Some((key, entry.hash.clone()))
     };
@@ -222,10 +222,5 @@ pub fn keys(inventory: &[InventoryEntry]) -> Vec<(Key, String)> {
 
 /// The API resources of the policy kinds.
 pub fn resources() -> impl Iterator<Item = ApiResource> {
-    PolicyKind::ALL.into_iter().map(resource)
-}
-
-fn resource(kind: PolicyKind) -> ApiResource {
-    let gvk = GroupVersionKind::gvk(kind.group(), kind.version(), kind.name());
-    ApiResource::from_gvk_with_plural(&gvk, kind.plural())
+    PolicyKind::ALL.into_iter().map(PolicyKind::resource)
 }

@@ -50,9 +50,10 @@ pub enum Verdict<'a> {
     },
 }
 
-/// The seal's list, as the status has it.
+/// The seal's list. A definition of before drops the groups, so whatever reads the list has them filled in.
 pub fn inventory(source: &PolicySource) -> Vec<InventoryEntry> {
-    source.status.as_ref().map(|status| status.inventory.clone()).unwrap_or_default()
+    let entries = source.status.iter().flat_map(|status| status.inventory.iter().cloned());
+    entries.map(InventoryEntry::with_group).collect()
 }
 
 /// The status after a pass.
@@ -167,7 +168,7 @@ fn left_out(conditions: &mut Conditions, verdict: &Verdict<'_>) {
 pub fn is_of(bundle: &Bundle, inventory: &[InventoryEntry]) -> bool {
     let absent = |entry: &InventoryEntry| {
         bundle.absent.iter().any(|key| {
-            key.kind.name() == entry.kind && key.namespace == entry.namespace && key.name == entry.name
+            Some(key.kind) == entry.policy_kind() && key.namespace == entry.namespace && key.name == entry.name
         })
     };
     let present = inventory.iter().filter(|entry| !absent(entry));

@@ -145,13 +145,14 @@ impl Owner {
 
 /// Whether policies of a kind may make the audience of a pod another, rather than what its audience may do.
 fn makes_audiences(kind: Kind) -> bool {
-    !matches!(
-        kind,
+    match kind {
         Kind::TrafficTarget
-            | Kind::HTTPRouteGroup
-            | Kind::TCPRoute
-            | Kind::TrafficSplit
-            | Kind::Retry
-            | Kind::Egress
-    )
+        | Kind::HTTPRouteGroup
+        | Kind::TCPRoute
+        | Kind::TrafficSplit
+        | Kind::Retry
+        | Kind::Egress => false,
+        Kind::MeshPolicy | Kind::IngressBackend | Kind::UpstreamTrafficSetting => true,
+        Kind::Namespace | Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::PolicySource => true,
+    }
 }

@@ -12,8 +12,11 @@
 //! A webhook fails closed, so it is only made when its injector answers: `Blueprint::injecting` and
 //! `Blueprint::validating` say so.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
-use crds::labels;
+use crds::{PolicyKind, labels};
+use kube::Resource as _;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
@@ -107,15 +110,30 @@ fn configuration(
     }))
 }
 
-pub(super) fn validation(blueprint: &Blueprint<'_>) -> Option<DynamicObject> {
-    let (bundle, version) = (blueprint.trust_bundle?, blueprint.validating.as_deref()?);
-    let rule_for = |operations: &[&str], group: &str, resources: &[&str]| {
+/// What is asked about: each policy, each kind of ours, and whether a MeshConfig may go, for its control plane goes with it.
+fn judged() -> Vec<Value> {
+    let group = crds::MeshConfig::group(&());
+    let mesh = crds::MeshConfig::plural(&());
+    let ours = [mesh.clone(), crds::PolicySource::plural(&()), crds::MeshUpgrade::plural(&())];
+    let mut kinds = vec![(group.clone(), ours.to_vec())];
+    for kind in PolicyKind::ALL {
+        match kinds.iter_mut().find(|(group, _)| *group == kind.group()) {
+            Some((_, resources)) => resources.push(kind.plural()),
+            None => kinds.push((kind.group(), vec![kind.plural()])),
+        }
+    }
+    let rule = |operations: &[&str], group: &str, resources: &[Cow<'static, str>]| {
         json!({
             "apiGroups": [group], "apiVersions": ["*"], "resources": resources, "scope": "*",
             "operations": operations,
         })
     };
-    let rule = |group: &str, resources: &[&str]| rule_for(&["CREATE", "UPDATE"], group, resources);
+    let written = kinds.iter().map(|(group, resources)| rule(&["CREATE", "UPDATE"], group, resources));
+    std::iter::once(rule(&["DELETE"], &group, &[mesh])).chain(written).collect()
+}
+
+pub(super) fn validation(blueprint: &Blueprint<'_>) -> Option<DynamicObject> {
+    let (bundle, version) = (blueprint.trust_bundle?, blueprint.validating.as_deref()?);
     let name = format!("meshwright-validator-{}", blueprint.mesh_name());
     Some(child(json!({
         "apiVersion": API_VERSION,
@@ -125,18 +143,7 @@ pub(super) fn validation(blueprint: &Blueprint<'_>) -> Option<DynamicObject> {
             "name": "validate.meshwright.io",
             "admissionReviewVersions": ["v1"],
             "clientConfig": client_config(blueprint, version, bundle, "/validate"),
-            "rules": [
-                // The whole control plane goes with its MeshConfig.
-                rule_for(&["DELETE"], "meshwright.io", &["meshconfigs"]),
-                rule("meshwright.io", &["meshconfigs", "meshpolicies", "policysources", "meshupgrades"]),
-                rule("access.smi-spec.io", &["traffictargets"]),
-                rule("specs.smi-spec.io", &["httproutegroups", "tcproutes"]),
-                rule("split.smi-spec.io", &["trafficsplits"]),
-                rule(
-                    "policy.openservicemesh.io",
-                    &["egresses", "ingressbackends", "retries", "upstreamtrafficsettings"],
-                ),
-            ],
+            "rules": judged(),
             // What slips through is judged again by ingest; nobody must be locked out of repairing a mesh.
             "failurePolicy": "Ignore",
             "matchPolicy": "Equivalent",
