@@ -25,7 +25,7 @@ use crate::progress::Progress;
 use crate::{Outcome, ours, root};
 
 /// Name of the operator's Deployment.
-pub const OPERATOR: &str = "meshwright-operator";
+pub use crds::labels::OPERATOR;
 
 /// Prefix of images that nobody publishes: nodes must hold them already.
 const LOCAL_PREFIX: &str = "meshwright/";

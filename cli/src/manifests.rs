@@ -109,7 +109,7 @@ pub fn mesh_config(options: &Options) -> Value {
         spec["watchedNamespaces"] = json!({"names": options.watch});
     }
     json!({
-        "apiVersion": "meshwright.io/v1alpha1",
+        "apiVersion": labels::API_VERSION,
         "kind": "MeshConfig",
         "metadata": {"name": options.mesh},
         "spec": spec,
@@ -162,7 +162,7 @@ fn fit_container(container: &mut Value, options: &Options) {
     };
     container["image"] = format!("{}{name}:{}", options.image_prefix, options.operator_version).into();
     let variables = [
-        ("MESHWRIGHT_IMAGE_PREFIX", options.image_prefix.as_str()),
+        (labels::IMAGE_PREFIX_ENV, options.image_prefix.as_str()),
         ("MESHWRIGHT_NAMESPACE", options.namespace.as_str()),
     ];
     for (name, value) in variables {
@@ -172,7 +172,7 @@ fn fit_container(container: &mut Value, options: &Options) {
             // A value that comes from the pod (fieldRef) is right as it is.
             Some(variable) if variable.get("valueFrom").is_some() => {}
             Some(variable) => variable["value"] = value.into(),
-            None if name == "MESHWRIGHT_IMAGE_PREFIX" && value != FILE_PREFIX => {
+            None if name == labels::IMAGE_PREFIX_ENV && value != FILE_PREFIX => {
                 match container["env"].as_array_mut() {
                     Some(env) => env.push(json!({"name": name, "value": value})),
                     None => container["env"] = json!([{"name": name, "value": value}]),

@@ -8,9 +8,9 @@ use kube::core::ObjectMeta;
 use crate::cluster::MANAGER;
 
 /// Field manager of the revision label, as the operator has it.
-pub const REVISION_MANAGER: &str = "meshwright-operator-revision";
+pub use crds::labels::REVISION_MANAGER;
 /// Annotation of a namespace that an installation made.
-pub const CREATED_BY: &str = "meshwright.io/created-by";
+pub use crds::labels::CREATED_BY;
 
 /// Whether an object carries the label of everything that we make.
 pub fn is_marked(metadata: &ObjectMeta) -> bool {
@@ -20,7 +20,7 @@ pub fn is_marked(metadata: &ObjectMeta) -> bool {
 
 /// Whether a definition is of our own group.
 pub fn is_own_kind(definition: &str) -> bool {
-    definition.ends_with(".meshwright.io")
+    definition.strip_suffix(labels::GROUP).is_some_and(|plural| plural.ends_with('.'))
 }
 
 /// Whether we made a definition of SMI or OSM. Releases that applied over other people's definitions marked them too, but

@@ -205,7 +205,7 @@ pub async fn unmarked(client: &Client) -> anyhow::Result<Vec<String>> {
 pub async fn finalized(client: &Client) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::new();
     for kind in FINALIZED {
-        let kind = Sweepable { group: "meshwright.io", version: "v1alpha1", kind };
+        let kind = Sweepable { group: labels::GROUP, version: "v1alpha1", kind };
         found.extend(found_of(client, &kind, &ListParams::default()).await?);
     }
     Ok(found)

@@ -183,8 +183,11 @@ impl Inventory {
 fn refusal(sidecars: &[String]) -> anyhow::Error {
     advise(
         format!("{} sidecars still run: {}", sidecars.len(), few(sidecars)),
-        "take their namespaces out of the mesh (kubectl label namespace NAMESPACE meshwright.io/mesh-) and restart \
-         their workloads; or add --force, which says what will break",
+        concat!(
+            "take their namespaces out of the mesh (kubectl label namespace NAMESPACE ",
+            crds::labels::in_domain!("mesh"),
+            "-) and restart their workloads; or add --force, which says what will break"
+        ),
     )
 }
 

@@ -240,7 +240,7 @@ pub fn router(fleet: Fleet) -> Router {
 
 async fn report(State(fleet): State<Arc<Fleet>>, peer: Option<Extension<PeerCertificates>>) -> Response {
     let settings = fleet.snapshots.settings();
-    let operator = labels::spiffe_id(&settings.trust_domain, &fleet.control_plane, "meshwright-operator");
+    let operator = labels::spiffe_id(&settings.trust_domain, &fleet.control_plane, labels::OPERATOR);
     let caller = peer.and_then(|Extension(peer)| identity::of(&peer));
     if caller.is_none_or(|caller| caller.id != operator) {
         let body =

@@ -44,7 +44,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 
 /// Serves the sidecars of one mesh: certificates, configuration, and the state of the fleet.
 #[derive(Parser)]
-#[command(name = "meshwright-controller", version)]
+#[command(name = crds::labels::CONTROLLER, version)]
 struct Flags {
     /// Name of the MeshConfig.
     #[arg(long)]
@@ -53,7 +53,7 @@ struct Flags {
     #[arg(long, default_value = crds::labels::SYSTEM_NAMESPACE)]
     namespace: String,
     /// Release of this controller, as in 0.1.0.
-    #[arg(long, env = "MESHWRIGHT_VERSION")]
+    #[arg(long, env = crds::labels::VERSION_ENV)]
     revision: String,
     /// Address for sidecars, injectors and the operator (TLS).
     #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], crds::labels::CONTROLLER_PORT)))]

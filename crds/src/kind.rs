@@ -209,8 +209,17 @@ mod tests {
             }
             assert_eq!(PolicyKind::referred(Some("example.com/v1"), kind.name()), None);
         }
-        assert_eq!(PolicyKind::of("meshwright.io", "TrafficTarget"), None);
-        assert_eq!(PolicyKind::of("meshwright.io", "MeshConfig"), None);
+        assert_eq!(PolicyKind::of(crate::labels::GROUP, "TrafficTarget"), None);
+        assert_eq!(PolicyKind::of(crate::labels::GROUP, "MeshConfig"), None);
+    }
+
+    /// The derive of a kind takes no constant as its group.
+    #[test]
+    fn our_own_kinds_are_of_our_group() {
+        for definition in [crate::MeshConfig::crd(), crate::PolicySource::crd(), crate::MeshUpgrade::crd()] {
+            assert_eq!(definition.spec.group, crate::labels::GROUP);
+        }
+        assert_eq!(PolicyKind::MeshPolicy.api_version(), crate::labels::API_VERSION);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!      └──▶ everything else: mesh, gitops, upgrades, operator, controller, injector, cli
 //! ```
 //!
-//! A leaf: it depends on no other crate of ours and does no IO. Any crate may use it.
+//! It depends on no other crate of ours but the leaf [`names`], which it passes on as `labels`, and does no IO.
 
 pub mod certificate_authority;
 pub mod duration;
@@ -14,7 +14,6 @@ pub mod egress;
 pub mod fleet;
 pub mod ingress_backend;
 pub mod kind;
-pub mod labels;
 pub mod membership;
 pub mod mesh_config;
 pub mod mesh_policy;
@@ -30,6 +29,7 @@ pub mod upstream_traffic_setting;
 pub use egress::{Egress, EgressSpec};
 pub use ingress_backend::{IngressBackend, IngressBackendSpec};
 pub use kind::PolicyKind;
+pub use names as labels;
 pub use mesh_config::{MeshConfig, MeshConfigSpec};
 pub use mesh_policy::{MeshPolicy, MeshPolicySpec};
 pub use mesh_upgrade::{MeshUpgrade, MeshUpgradeSpec};

@@ -17,7 +17,7 @@ const SERVER_OWNED: [&str; 7] = [
     "uid",
 ];
 /// Labels and annotations with this prefix are how components talk to each other.
-const RESERVED: &str = "meshwright.io/";
+const RESERVED: &str = crds::labels::in_domain!("");
 
 /// The parts of `metadata` that count.
 #[derive(Debug, Default, PartialEq)]

@@ -142,8 +142,9 @@ pub enum What {
     },
     /// A namespace that isn't part of the mesh.
     #[error(
-        "{key} is in a namespace that is not part of the mesh; label it meshwright.io/mesh, or name it in the \
-         MeshConfig's watchedNamespaces"
+        "{key} is in a namespace that is not part of the mesh; label it {label}, or name it in the MeshConfig's \
+         watchedNamespaces",
+        label = crds::labels::MESH
     )]
     NamespaceNotInMesh {
         /// The object.

@@ -99,7 +99,7 @@ pub fn mutate(
     (response, Some(decision))
 }
 
-const OPT_OUT: &str = "label meshwright.io/inject: \"false\"";
+const OPT_OUT: &str = concat!("label ", crds::labels::in_domain!("inject"), ": \"false\"");
 
 /// Answers a review of a policy or of a kind of ours: whether it may be written, or deleted, as it is. What the mesh will not
 /// do as it is written is a warning.

@@ -81,14 +81,21 @@ impl Reason {
     pub fn explanation(self) -> &'static str {
         match self {
             Self::NamespaceNotWatched => {
-                "the namespace is not part of the mesh; label it meshwright.io/mesh=<mesh> or name it in the \
-                 MeshConfig's watchedNamespaces"
+                concat!(
+                    "the namespace is not part of the mesh; label it ",
+                    crds::labels::in_domain!("mesh"),
+                    "=<mesh> or name it in the MeshConfig's watchedNamespaces"
+                )
             }
             Self::ControlPlaneNamespace => "the mesh's own control plane runs in this namespace",
             Self::HostNetwork => {
                 "the pod uses the node's network (spec.hostNetwork), which cannot be redirected"
             }
-            Self::OptedOut => "the pod says meshwright.io/inject: \"false\"; remove it to join the mesh",
+            Self::OptedOut => concat!(
+                "the pod says ",
+                crds::labels::in_domain!("inject"),
+                ": \"false\"; remove it to join the mesh"
+            ),
             Self::AlreadyInjected => "the pod has its sidecar already",
             Self::Terminating => "the pod or its namespace is being deleted",
             Self::MirrorPod => "the pod mirrors a static pod of a node, which the API cannot change",

@@ -11,7 +11,8 @@ use crate::settings::{NamespaceMeta, Settings};
 use crate::sidecar;
 
 /// Ports that the sidecar may use inside the pod.
-const RESERVED: RangeInclusive<i32> = 15000..=15090;
+const RESERVED: RangeInclusive<i32> =
+    *labels::SIDECAR_PORTS.start() as i32..=*labels::SIDECAR_PORTS.end() as i32;
 
 /// Why this pod gets no sidecar; `None` when it should get one. The order is from what concerns the namespace to
 /// what concerns the pod, so that the reason shown is the one to look at first.
@@ -55,7 +56,7 @@ fn already_injected(pod: &Pod, spec: &PodSpec, settings: &Settings) -> Result<Op
     if annotation(pod, labels::INJECTION) != Some(sidecar::INJECTED) || !has_init {
         return Ok(None);
     }
-    let mesh = proxy.env.iter().flatten().find(|variable| variable.name == "MESHWRIGHT_MESH");
+    let mesh = proxy.env.iter().flatten().find(|variable| variable.name == labels::MESH_ENV);
     match mesh.and_then(|variable| variable.value.as_deref()) {
         Some(mesh) if mesh == settings.mesh => Ok(Some(Reason::AlreadyInjected)),
         Some(other) => Err(Problem::new(

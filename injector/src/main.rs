@@ -36,7 +36,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// Gives pods their sidecar and refuses policies that can never be right.
 #[derive(Parser, Debug, Clone)]
-#[command(name = "meshwright-injector", version)]
+#[command(name = crds::labels::INJECTOR, version)]
 struct Arguments {
     /// Name of the MeshConfig
     #[arg(long)]
@@ -57,19 +57,19 @@ struct Arguments {
     #[arg(long, default_value = "cluster.local")]
     cluster_domain: String,
     /// HTTPS address of the webhooks
-    #[arg(long, default_value = "0.0.0.0:9443")]
+    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], crds::labels::WEBHOOK_PORT)))]
     listen: SocketAddr,
     /// Address of the admin port
-    #[arg(long, default_value = "0.0.0.0:9090")]
+    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], crds::labels::ADMIN_PORT)))]
     admin: SocketAddr,
     /// Whether sidecars are native ones (init containers that go on running)
     #[arg(long, value_enum, default_value_t = Native::Auto)]
     native_sidecars: Native,
     /// Projected token for the controller
-    #[arg(long, default_value = "/var/run/secrets/meshwright/token")]
+    #[arg(long, default_value = crds::labels::TOKEN_FILE)]
     token: PathBuf,
     /// Trust bundle (PEM)
-    #[arg(long, default_value = "/etc/meshwright/trust/ca.crt")]
+    #[arg(long, default_value = crds::labels::TRUST_FILE)]
     trust: PathBuf,
 }
 

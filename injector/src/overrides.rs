@@ -16,7 +16,7 @@ use crate::resources;
 use crate::settings::Settings;
 
 /// Prefix of every annotation of this module.
-pub const PREFIX: &str = "sidecar.meshwright.io/";
+pub const PREFIX: &str = crds::labels::SIDECAR_PREFIX;
 /// The annotations that are understood, without [`PREFIX`].
 pub const KNOWN: [&str; 9] = [
     "log-level",

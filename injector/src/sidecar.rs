@@ -76,7 +76,7 @@ pub fn proxies(pod: &Pod, spec: &PodSpec, settings: &Settings, probes: &str) -> 
     }
     let slot = |slot: Slot| {
         let mut environment = environment.clone();
-        environment.push(value("MESHWRIGHT_SLOT", slot.name()));
+        environment.push(value(labels::SLOT_ENV, slot.name()));
         environment.push(value(labels::SWAP_DRAIN_ENV, &settings.drain_time.as_secs().to_string()));
         proxy(settings, user, environment, true)
     };
@@ -121,12 +121,12 @@ fn idle_requests() -> BTreeMap<String, Quantity> {
 fn proxy(settings: &Settings, user: i64, environment: Vec<EnvVar>, told: bool) -> Container {
     let native = settings.native_sidecars;
     let mut mounts = vec![
-        mount(RUN, "/run/meshwright", false),
-        mount(TOKEN, "/var/run/secrets/meshwright", true),
-        mount(TRUST, "/etc/meshwright/trust", true),
+        mount(RUN, labels::RUN_DIR, false),
+        mount(TOKEN, labels::TOKEN_DIR, true),
+        mount(TRUST, labels::TRUST_DIR, true),
     ];
     if told {
-        mounts.push(mount(POD, "/etc/meshwright/pod", true));
+        mounts.push(mount(POD, labels::POD_DIR, true));
     }
     Container {
         name: labels::PROXY_CONTAINER.to_owned(),
@@ -270,20 +270,20 @@ fn environment(pod: &Pod, settings: &Settings, probes: &str) -> Vec<EnvVar> {
     let spec = pod.spec.as_ref();
     let grace = spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE_SECONDS);
     vec![
-        value("MESHWRIGHT_MESH", &settings.mesh),
-        value("MESHWRIGHT_TRUST_DOMAIN", &settings.trust_domain),
-        value("MESHWRIGHT_REVISION", &settings.revision),
-        value("MESHWRIGHT_CONTROLLER", &settings.controller),
+        value(labels::MESH_ENV, &settings.mesh),
+        value(labels::TRUST_DOMAIN_ENV, &settings.trust_domain),
+        value(labels::REVISION_ENV, &settings.revision),
+        value(labels::CONTROLLER_ENV, &settings.controller),
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         field("POD_UID", "metadata.uid"),
         field("POD_IP", "status.podIP"),
         field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
-        value("MESHWRIGHT_LOG_LEVEL", log_level_name(settings.log_level)),
-        value("MESHWRIGHT_CONCURRENCY", &settings.concurrency.to_string()),
-        value("MESHWRIGHT_PROBES", probes),
+        value(labels::LOG_LEVEL_ENV, log_level_name(settings.log_level)),
+        value(labels::CONCURRENCY_ENV, &settings.concurrency.to_string()),
+        value(labels::PROBES_ENV, probes),
         value(labels::HOOK_KEY_ENV, &settings.hook_key()),
-        value("MESHWRIGHT_GRACE_SECONDS", &grace.to_string()),
+        value(labels::GRACE_ENV, &grace.to_string()),
     ]
 }
 

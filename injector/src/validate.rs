@@ -8,7 +8,7 @@ mod ours;
 
 use std::fmt;
 
-use crds::PolicyKind;
+use crds::{PolicyKind, labels};
 use crds::mesh_config::Floor;
 use kube::core::DynamicObject;
 use mesh::Object;
@@ -54,14 +54,14 @@ pub fn judge(group: &str, kind: &str, object: &DynamicObject, old: Option<&Dynam
         return judged.unwrap_or_else(|refusal| vec![refusal]);
     }
     let judged = match (group, kind) {
-        ("meshwright.io", "MeshConfig") => {
+        (labels::GROUP, "MeshConfig") => {
             let before = old.and_then(|old| typed::<crds::MeshConfig>(old).ok());
             typed::<crds::MeshConfig>(object).map(|config| config::judge(&config, before.as_ref()))
         }
-        ("meshwright.io", "PolicySource") => {
+        (labels::GROUP, "PolicySource") => {
             typed::<crds::PolicySource>(object).map(|source| ours::source("spec", &source.spec))
         }
-        ("meshwright.io", "MeshUpgrade") => {
+        (labels::GROUP, "MeshUpgrade") => {
             let before = old.and_then(|old| typed::<crds::MeshUpgrade>(old).ok());
             typed::<crds::MeshUpgrade>(object).map(|upgrade| ours::upgrade(&upgrade, before.as_ref()))
         }
@@ -86,7 +86,7 @@ pub fn warn(group: &str, kind: &str, object: &DynamicObject, floor: Floor) -> Ve
 #[must_use]
 pub fn judge_deletion(group: &str, kind: &str, object: Option<&DynamicObject>) -> Vec<Refusal> {
     match (group, kind, object) {
-        ("meshwright.io", "MeshConfig", Some(object)) => config::judge_deletion(object).into_iter().collect(),
+        (labels::GROUP, "MeshConfig", Some(object)) => config::judge_deletion(object).into_iter().collect(),
         _ => Vec::new(),
     }
 }

@@ -36,7 +36,7 @@ use crate::view::{Destination, Service, ServicePort, View};
 use wire::Resources;
 
 /// Where a sidecar keeps its secrets (docs/ARCHITECTURE.md, "Secrets inside the pod").
-pub const SECRETS: &str = "/run/meshwright/sds";
+pub const SECRETS: &str = crds::labels::SECRETS_DIR;
 
 /// Renders a view. Equal views give equal bytes.
 #[must_use]

@@ -32,11 +32,11 @@ mod tests;
 pub use termed::Termed;
 
 /// Field manager of the operator for everything but what is listed below.
-pub const MANAGER: &str = "meshwright-operator";
+pub const MANAGER: &str = crds::labels::OPERATOR;
 /// Field manager of the label that picks a namespace's revision; an upgrade uses it too.
-pub const REVISION_MANAGER: &str = "meshwright-operator-revision";
+pub const REVISION_MANAGER: &str = crds::labels::REVISION_MANAGER;
 /// Annotation with the hash of what was applied last.
-pub const APPLIED: &str = "meshwright.io/applied";
+pub const APPLIED: &str = crds::labels::APPLIED;
 
 /// Why an object could not be applied or pruned.
 #[derive(Debug, thiserror::Error)]

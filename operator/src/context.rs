@@ -18,7 +18,7 @@ use crate::events::Events;
 use crate::fleet::Fleet;
 
 /// Name of the operator's Deployment, ServiceAccount and Lease.
-pub const OPERATOR: &str = "meshwright-operator";
+pub use crds::labels::OPERATOR;
 
 /// Shared by the reconcilers.
 pub struct Context {

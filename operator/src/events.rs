@@ -21,7 +21,7 @@ const LONGEST_NOTE: usize = 1000;
 /// Leaves room for the hash in an object's name.
 const LONGEST_NAME: usize = 200;
 /// Who says it.
-const CONTROLLER: &str = "meshwright-operator";
+const CONTROLLER: &str = crds::labels::OPERATOR;
 
 /// Whether somebody should look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

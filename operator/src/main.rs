@@ -35,13 +35,13 @@ struct Arguments {
     #[arg(long, env = "POD_NAMESPACE", default_value = crds::labels::SYSTEM_NAMESPACE)]
     namespace: String,
     /// Prefix of the images of controller, injector and sidecar
-    #[arg(long, env = "MESHWRIGHT_IMAGE_PREFIX", default_value = "meshwright/")]
+    #[arg(long, env = crds::labels::IMAGE_PREFIX_ENV, default_value = "meshwright/")]
     image_prefix: String,
     /// Directory of release files that replaces the built-in catalogue
     #[arg(long)]
     catalogue: Option<PathBuf>,
     /// Address of the admin port
-    #[arg(long, default_value = "0.0.0.0:9090")]
+    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], crds::labels::ADMIN_PORT)))]
     admin: SocketAddr,
     /// DNS domain of the cluster
     #[arg(long, default_value = "cluster.local")]

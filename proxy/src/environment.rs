@@ -157,26 +157,26 @@ fn list(problems: &[Problem]) -> String {
 pub fn parse(get: impl Fn(&str) -> Option<String>) -> Result<Environment, Problems> {
     let mut reader = Reader { get, problems: Vec::new() };
     let workload = Workload {
-        mesh: reader.name("MESHWRIGHT_MESH"),
-        trust_domain: reader.name("MESHWRIGHT_TRUST_DOMAIN"),
-        revision: reader.required("MESHWRIGHT_REVISION", revision),
+        mesh: reader.name(names::MESH_ENV),
+        trust_domain: reader.name(names::TRUST_DOMAIN_ENV),
+        revision: reader.required(names::REVISION_ENV, revision),
         pod: reader.name("POD_NAME"),
         namespace: reader.name("POD_NAMESPACE"),
         uid: reader.required("POD_UID", uid),
         service_account: reader.name("SERVICE_ACCOUNT"),
     };
-    let controller = reader.required("MESHWRIGHT_CONTROLLER", controller);
+    let controller = reader.required(names::CONTROLLER_ENV, controller);
     let pod_ip = reader.required("POD_IP", |value| {
         value.parse::<IpAddr>().map(Some).map_err(|_| "must be an IP address".to_owned())
     });
-    let log_level = reader.optional("MESHWRIGHT_LOG_LEVEL", LogLevel::Warning, log_level);
-    let concurrency = reader.optional("MESHWRIGHT_CONCURRENCY", NonZeroU32::MIN, concurrency);
-    let probes = reader.optional("MESHWRIGHT_PROBES", BTreeMap::new(), probes);
-    let hook_key = reader.secret("MESHWRIGHT_HOOK_KEY", HookKey::parse);
-    let grace = reader.optional("MESHWRIGHT_GRACE_SECONDS", DEFAULT_GRACE, grace);
-    let swap_drain = reader.optional("MESHWRIGHT_SWAP_DRAIN_SECONDS", DEFAULT_SWAP_DRAIN, swap_drain);
-    let slot = reader.optional("MESHWRIGHT_SLOT", None, slot);
-    let image = reader.optional("MESHWRIGHT_VERSION", workload.revision.clone(), revision);
+    let log_level = reader.optional(names::LOG_LEVEL_ENV, LogLevel::Warning, log_level);
+    let concurrency = reader.optional(names::CONCURRENCY_ENV, NonZeroU32::MIN, concurrency);
+    let probes = reader.optional(names::PROBES_ENV, BTreeMap::new(), probes);
+    let hook_key = reader.secret(names::HOOK_KEY_ENV, HookKey::parse);
+    let grace = reader.optional(names::GRACE_ENV, DEFAULT_GRACE, grace);
+    let swap_drain = reader.optional(names::SWAP_DRAIN_ENV, DEFAULT_SWAP_DRAIN, swap_drain);
+    let slot = reader.optional(names::SLOT_ENV, None, slot);
+    let image = reader.optional(names::VERSION_ENV, workload.revision.clone(), revision);
     match (controller, pod_ip, reader.problems.is_empty()) {
         (Some(controller), Some(pod_ip), true) => Ok(Environment {
             controller: if slot.is_some() {

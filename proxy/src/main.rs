@@ -36,11 +36,11 @@ enum Verb {
     /// Wait until the pod's traffic has ended (preStop)
     Drain {
         /// Grace period of the pod in seconds
-        #[arg(long, env = "MESHWRIGHT_GRACE_SECONDS", default_value_t = 30)]
+        #[arg(long, env = names::GRACE_ENV, default_value_t = 30)]
         grace_seconds: u64,
-        #[arg(long, hide = true, env = "MESHWRIGHT_SLOT")]
+        #[arg(long, hide = true, env = names::SLOT_ENV)]
         slot: Option<String>,
-        #[arg(long, hide = true, default_value = "/run/meshwright")]
+        #[arg(long, hide = true, default_value = names::RUN_DIR)]
         run_dir: PathBuf,
     },
 }
@@ -58,19 +58,19 @@ struct InitArguments {
     exclude_inbound_ports: Vec<u16>,
     /// User id of this pod's sidecar, whose traffic is not redirected; if left out, any of 20000 to 59999
     // By environment too: an init container of a release before this one knows no such argument, and would fail.
-    #[arg(long, env = "MESHWRIGHT_PROXY_USER", value_parser = clap::value_parser!(u32).range(1..), value_name = "UID")]
+    #[arg(long, env = names::PROXY_USER_ENV, value_parser = clap::value_parser!(u32).range(1..), value_name = "UID")]
     proxy_user: Option<u32>,
 }
 
 #[derive(clap::Args)]
 struct RunArguments {
-    #[arg(long, hide = true, default_value = "/run/meshwright")]
+    #[arg(long, hide = true, default_value = names::RUN_DIR)]
     run_dir: PathBuf,
-    #[arg(long, hide = true, default_value = "/var/run/secrets/meshwright/token")]
+    #[arg(long, hide = true, default_value = names::TOKEN_FILE)]
     token_file: PathBuf,
-    #[arg(long, hide = true, default_value = "/etc/meshwright/trust/ca.crt")]
+    #[arg(long, hide = true, default_value = names::TRUST_FILE)]
     trust_file: PathBuf,
-    #[arg(long, hide = true, default_value = "/etc/meshwright/pod")]
+    #[arg(long, hide = true, default_value = names::POD_DIR)]
     pod_dir: PathBuf,
     #[arg(long, hide = true, default_value = "/usr/local/bin/envoy")]
     envoy: PathBuf,

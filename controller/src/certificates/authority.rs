@@ -41,9 +41,9 @@ impl Subject {
     #[must_use]
     pub fn of(bearer: &Bearer, trust_domain: &str, control_plane: &str, cluster_domain: &str) -> Self {
         let account = &bearer.service_account;
-        let serves = account == "meshwright-operator"
-            || account.starts_with("meshwright-controller-")
-            || account.starts_with("meshwright-injector-");
+        let serves = account == crds::labels::OPERATOR
+            || account.starts_with(crds::labels::CONTROLLER_PREFIX)
+            || account.starts_with(crds::labels::INJECTOR_PREFIX);
         let dns_names = if bearer.namespace == control_plane && serves {
             service_names(account, control_plane, cluster_domain)
         } else {

@@ -57,7 +57,7 @@ pub enum Refusal {
     #[error("the pod does not run as the token's service account")]
     ServiceAccountMismatch,
     /// The pod's namespace is not ours.
-    #[error("the namespace {0} is not part of the mesh; label it meshwright.io/mesh")]
+    #[error("the namespace {0} is not part of the mesh; label it {label}", label = crds::labels::MESH)]
     NamespaceNotInMesh(String),
     /// The request names an identity that is not the token's.
     #[error("the signing request names {0:?}, which is not the token's identity")]

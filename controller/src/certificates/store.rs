@@ -14,7 +14,7 @@ use super::authority::{Authority, RootError, Subject};
 use super::trust::{InForce, Root};
 
 /// Field manager of what the controller applies.
-const FIELD_MANAGER: &str = "meshwright-controller";
+const FIELD_MANAGER: &str = crds::labels::CONTROLLER;
 /// The other one first: when both hold the same root, the first one is meant.
 const SECRETS: [&str; 2] = [labels::OTHER_ROOT_SECRET, labels::ROOT_SECRET];
 

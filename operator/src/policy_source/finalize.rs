@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::events::Weight;
 
 /// On each source, so that nothing of it is left behind as its.
-pub const FINALIZER: &str = "meshwright.io/policy-source";
+pub const FINALIZER: &str = crds::labels::SOURCE_FINALIZER;
 /// After so long the source is let go, whatever is left.
 const PATIENCE: Duration = Duration::from_secs(600);
 

@@ -24,7 +24,7 @@ pub fn of(pod: &Pod, serving: Option<&str>) -> Option<Slots> {
         |name: &str| first.env.iter().flatten().find(|variable| variable.name == name)?.value.clone();
     let drain = variable(labels::SWAP_DRAIN_ENV).and_then(|text| text.parse().ok());
     Some(Slots {
-        injected: variable("MESHWRIGHT_REVISION")?,
+        injected: variable(labels::REVISION_ENV)?,
         format: Format::parse(annotation(labels::POD_FORMAT)),
         live: annotation(labels::LIVE_SLOT).and_then(Slot::parse)?,
         swapped_at: annotation(labels::SWAPPED_AT).and_then(|text| text.parse().ok()),

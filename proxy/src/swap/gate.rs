@@ -27,8 +27,8 @@ const NAME: &str = "gate";
 #[must_use]
 pub fn port(slot: Slot) -> u16 {
     match slot {
-        Slot::A => 15021,
-        Slot::B => 15022,
+        Slot::A => names::GATE_PORT_A,
+        Slot::B => names::GATE_PORT_B,
     }
 }
 

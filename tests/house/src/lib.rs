@@ -3,12 +3,14 @@
 //! ```text
 //!  config/rbac/*.yaml ──▶ rights ──▶ docs/security/rights.md
 //!  fuzz/ ──▶ fuzz: the ways in as functions of bytes
+//!  the programs' own text ──▶ source
 //!  tests ──▶ tests/preflight, images/, config/, what operator and injector build
 //! ```
 
 pub mod fuzz;
 pub mod pod_security;
 pub mod rights;
+pub mod source;
 
 /// The repository's root.
 #[must_use]

@@ -12,8 +12,8 @@ use super::{Blueprint, Component, child};
 /// ClusterRole with the cluster-wide rights of a component.
 fn cluster_role(component: Component) -> &'static str {
     match component {
-        Component::Controller => "meshwright-controller",
-        Component::Injector => "meshwright-injector",
+        Component::Controller => crds::labels::CONTROLLER,
+        Component::Injector => crds::labels::INJECTOR,
     }
 }
 

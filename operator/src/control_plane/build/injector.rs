@@ -30,8 +30,8 @@ pub(super) fn deployment(blueprint: &Blueprint<'_>, version: &str) -> DynamicObj
         ],
         port: json!({"name": "webhook", "containerPort": labels::WEBHOOK_PORT, "protocol": "TCP"}),
         mounts: vec![
-            json!({"name": "token", "mountPath": "/var/run/secrets/meshwright", "readOnly": true}),
-            json!({"name": "trust", "mountPath": "/etc/meshwright/trust", "readOnly": true}),
+            json!({"name": "token", "mountPath": labels::TOKEN_DIR, "readOnly": true}),
+            json!({"name": "trust", "mountPath": labels::TRUST_DIR, "readOnly": true}),
         ],
         volumes: vec![
             json!({"name": "token", "projected": {"sources": [{"serviceAccountToken": {

@@ -84,7 +84,7 @@ fn configuration(
         "kind": "MutatingWebhookConfiguration",
         "metadata": metadata,
         "webhooks": [{
-            "name": "inject.meshwright.io",
+            "name": labels::INJECTION_WEBHOOK,
             "admissionReviewVersions": ["v1"],
             "clientConfig": client_config(blueprint, version, bundle, "/inject"),
             "rules": [{
@@ -140,7 +140,7 @@ pub(super) fn validation(blueprint: &Blueprint<'_>) -> Option<DynamicObject> {
         "kind": "ValidatingWebhookConfiguration",
         "metadata": blueprint.metadata(&name, None, &json!({})),
         "webhooks": [{
-            "name": "validate.meshwright.io",
+            "name": labels::VALIDATION_WEBHOOK,
             "admissionReviewVersions": ["v1"],
             "clientConfig": client_config(blueprint, version, bundle, "/validate"),
             "rules": judged(),

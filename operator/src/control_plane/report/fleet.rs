@@ -90,8 +90,12 @@ pub fn pods_injected(facts: &Facts, plan: &Plan) -> (State, &'static str, String
 }
 
 /// What to do about a pod without a sidecar.
-pub const ESCAPED_NEXT: &str = "Delete it so that it is made anew (spec.upgrade.restartUninjected: Planned of the MeshConfig does), or label its template \
-     meshwright.io/inject=false to keep it outside";
+pub const ESCAPED_NEXT: &str = concat!(
+    "Delete it so that it is made anew (spec.upgrade.restartUninjected: Planned of the MeshConfig does), or label its \
+     template ",
+    crds::labels::in_domain!("inject"),
+    "=false to keep it outside"
+);
 
 /// `PoliciesApplied`: every policy is honoured in full.
 #[must_use]

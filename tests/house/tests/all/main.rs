@@ -3,6 +3,7 @@
 
 mod fuzz;
 mod images;
+mod names;
 mod pods;
 mod preflight;
 mod rights;

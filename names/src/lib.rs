@@ -1,6 +1,25 @@
-//! Every label, annotation, port and fixed name that two components must agree on.
+//! Every label, annotation, port, path and fixed name that two components must agree on.
+//!
+//! A leaf without any dependency, so that also the sidecar uses it. No other crate writes the label domain or one of these
+//! ports, nor a name of ours that another crate writes too (`tests/house/tests/all/names.rs`).
 
 use std::ops::RangeInclusive;
+
+/// Text of a label, annotation or other name in our domain, for use in [`concat!`].
+#[macro_export]
+macro_rules! in_domain {
+    () => {
+        "meshwright.io"
+    };
+    ($name:literal) => {
+        concat!("meshwright.io/", $name)
+    };
+}
+
+/// Domain of labels and annotations, and group of our own kinds.
+pub const GROUP: &str = in_domain!();
+/// Group and version of our own kinds.
+pub const API_VERSION: &str = in_domain!("v1alpha1");
 
 /// Namespace and pod label: the mesh that the namespace (or pod) belongs to.
 pub const MESH: &str = "meshwright.io/mesh";
@@ -11,6 +30,18 @@ pub const LABELLED_BY: &str = "meshwright.io/labelled-by";
 /// Namespace label: `"true"` lets its pods (Prometheus) reach the metrics of the control plane, where the cluster's network
 /// enforces NetworkPolicies.
 pub const SCRAPES: &str = "meshwright.io/scrapes";
+/// Annotation of a namespace that an installation made.
+pub const CREATED_BY: &str = "meshwright.io/created-by";
+/// Finalizer of a `PolicySource`.
+pub const SOURCE_FINALIZER: &str = "meshwright.io/policy-source";
+/// Annotation of the operator: hash of what it last applied.
+pub const APPLIED: &str = "meshwright.io/applied";
+/// Prefix of the pod annotations that set something of one sidecar.
+pub const SIDECAR_PREFIX: &str = "sidecar.meshwright.io/";
+/// Webhook that gives pods their sidecar.
+pub const INJECTION_WEBHOOK: &str = "inject.meshwright.io";
+/// Webhook that judges policies and our own kinds.
+pub const VALIDATION_WEBHOOK: &str = "validate.meshwright.io";
 /// Pod label or annotation: `"false"` keeps a pod of a watched namespace out of the mesh.
 pub const INJECT: &str = "meshwright.io/inject";
 /// Annotation of a MeshConfig: `"true"` lets it be deleted although sidecars still need its control plane. Written by
@@ -55,6 +86,18 @@ pub const VERSION: &str = "app.kubernetes.io/version";
 
 /// Default namespace of the control plane.
 pub const SYSTEM_NAMESPACE: &str = "meshwright-system";
+/// The operator: its Deployment, ServiceAccount and field manager.
+pub const OPERATOR: &str = "meshwright-operator";
+/// Field manager of the revision label of namespaces.
+pub const REVISION_MANAGER: &str = "meshwright-operator-revision";
+/// The controllers: their ClusterRole and field manager.
+pub const CONTROLLER: &str = "meshwright-controller";
+/// The injectors: their ClusterRole.
+pub const INJECTOR: &str = "meshwright-injector";
+/// Name of every revision's controller begins so.
+pub const CONTROLLER_PREFIX: &str = "meshwright-controller-";
+/// Name of every revision's injector begins so.
+pub const INJECTOR_PREFIX: &str = "meshwright-injector-";
 /// Secret that holds the root of trust (`tls.crt`, `tls.key`, perhaps `ca.crt`); only the controller may read it.
 pub const ROOT_SECRET: &str = "meshwright-root-ca";
 /// The other Secret for a root: rotations go back and forth between the two, because rights are given by name.
@@ -79,6 +122,28 @@ pub const INIT_CONTAINER: &str = "meshwright-init";
 pub const SWAP_DRAIN_SECONDS: u32 = 300;
 /// Environment variable of a slot: its [`SWAP_DRAIN_SECONDS`].
 pub const SWAP_DRAIN_ENV: &str = "MESHWRIGHT_SWAP_DRAIN_SECONDS";
+/// Environment of a sidecar: its slot, in pods with two.
+pub const SLOT_ENV: &str = "MESHWRIGHT_SLOT";
+/// Environment of a sidecar: name of its mesh.
+pub const MESH_ENV: &str = "MESHWRIGHT_MESH";
+/// Environment of a sidecar: trust domain of its mesh.
+pub const TRUST_DOMAIN_ENV: &str = "MESHWRIGHT_TRUST_DOMAIN";
+/// Environment of a sidecar: release of the injector that injected it.
+pub const REVISION_ENV: &str = "MESHWRIGHT_REVISION";
+/// Environment of a sidecar: HOST:PORT of the controller.
+pub const CONTROLLER_ENV: &str = "MESHWRIGHT_CONTROLLER";
+/// Environment of a sidecar: Envoy's log level.
+pub const LOG_LEVEL_ENV: &str = "MESHWRIGHT_LOG_LEVEL";
+/// Environment of a sidecar: Envoy's threads.
+pub const CONCURRENCY_ENV: &str = "MESHWRIGHT_CONCURRENCY";
+/// Environment of a sidecar: the probes that it answers for the app, as JSON.
+pub const PROBES_ENV: &str = "MESHWRIGHT_PROBES";
+/// Environment of a sidecar: the pod's grace period.
+pub const GRACE_ENV: &str = "MESHWRIGHT_GRACE_SECONDS";
+/// Environment of an image: its release.
+pub const VERSION_ENV: &str = "MESHWRIGHT_VERSION";
+/// Environment of the operator: prefix of the images that it makes pods of.
+pub const IMAGE_PREFIX_ENV: &str = "MESHWRIGHT_IMAGE_PREFIX";
 /// Environment of the init container: user id of this pod's sidecar.
 pub const PROXY_USER_ENV: &str = "MESHWRIGHT_PROXY_USER";
 /// Environment of the sidecar: what whoever asks for a probe or a hook of the app must know.
@@ -88,6 +153,21 @@ pub const PROXY_GID: i64 = 1337;
 /// User ids of sidecars, of which each pod's has one (decision 11). All of them exist also in a pod with a user namespace
 /// of its own (`hostUsers: false`: 0 to 65535).
 pub const PROXY_USERS: RangeInclusive<i64> = 20_000..=59_999;
+
+/// Where a sidecar keeps what must not outlive its pod.
+pub const RUN_DIR: &str = "/run/meshwright";
+/// Where a sidecar keeps its secrets (docs/ARCHITECTURE.md, "Secrets inside the pod").
+pub const SECRETS_DIR: &str = "/run/meshwright/sds";
+/// Where the token for the controller is mounted.
+pub const TOKEN_DIR: &str = "/var/run/secrets/meshwright";
+/// The token, in [`TOKEN_DIR`].
+pub const TOKEN_FILE: &str = "/var/run/secrets/meshwright/token";
+/// Where the [`TRUST_BUNDLE`] is mounted.
+pub const TRUST_DIR: &str = "/etc/meshwright/trust";
+/// The roots: [`TRUST_BUNDLE_KEY`] in [`TRUST_DIR`].
+pub const TRUST_FILE: &str = "/etc/meshwright/trust/ca.crt";
+/// Where the annotations of a pod with two slots are mounted.
+pub const POD_DIR: &str = "/etc/meshwright/pod";
 
 /// Envoy's virtual outbound listener.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -99,8 +179,14 @@ pub const ENVOY_ADMIN_PORT: u16 = 15000;
 pub const CONTROLLER_PORT: u16 = 15012;
 /// Readiness, drain and rewritten probes, served by `meshwright-proxy`.
 pub const PROXY_PORT: u16 = 15020;
+/// Loopback port of the gate of the first slot, in pods with two.
+pub const GATE_PORT_A: u16 = 15021;
+/// Loopback port of the gate of the second slot.
+pub const GATE_PORT_B: u16 = 15022;
 /// Prometheus metrics of Envoy.
 pub const PROMETHEUS_PORT: u16 = 15090;
+/// What no application of the mesh may listen on.
+pub const SIDECAR_PORTS: RangeInclusive<u16> = ENVOY_ADMIN_PORT..=PROMETHEUS_PORT;
 /// HTTPS port of the injector's webhooks.
 pub const WEBHOOK_PORT: u16 = 9443;
 /// Admin port (`/metrics`, `/livez`, `/readyz`, `/debug/state`) of every daemon.
@@ -115,19 +201,19 @@ pub fn dashed(version: &str) -> String {
 /// Name of a revision's controller: Deployment, Service, ServiceAccount and PodDisruptionBudget.
 #[must_use]
 pub fn controller_name(version: &str) -> String {
-    format!("meshwright-controller-{}", dashed(version))
+    format!("{CONTROLLER_PREFIX}{}", dashed(version))
 }
 
 /// Name of a revision's injector: Deployment, Service, ServiceAccount and PodDisruptionBudget.
 #[must_use]
 pub fn injector_name(version: &str) -> String {
-    format!("meshwright-injector-{}", dashed(version))
+    format!("{INJECTOR_PREFIX}{}", dashed(version))
 }
 
 /// Audience of the projected service-account tokens of a mesh: `<mesh>.meshwright.io`.
 #[must_use]
 pub fn audience(mesh: &str) -> String {
-    format!("{mesh}.meshwright.io")
+    format!("{mesh}.{GROUP}")
 }
 
 /// SPIFFE id of a service account (SPIFFE-ID specification, section 2).
