@@ -9,6 +9,7 @@
 //!                   problems.rs, osm_problems.rs, seal_problems.rs, budget_problems.rs: everything wrong, on demand
 //! ```
 
+mod astray;
 mod budget_problems;
 mod claims;
 mod listing;
@@ -212,9 +213,8 @@ impl Mesh {
         let space = self.spaces.entry(namespace.to_owned()).or_default();
         let weights = self.weights.entry(namespace.to_owned()).or_default();
         let moves = weights.set_slice(space, name, part.as_ref());
-        let problems = (!moves.is_empty()).then_some(What::Problems);
-        let mut what: BTreeSet<What> = problems.into_iter().collect();
-        what.extend(space.set_slice(namespace, name, part));
+        let (lied, mut what) = (space.is_lying(name), space.set_slice(namespace, name, part));
+        what.extend((lied || space.is_lying(name) || !moves.is_empty()).then_some(What::Problems));
         what.extend(moves.into_iter().flat_map(|(name, part)| space.set_service(namespace, &name, part)));
         what
     }

@@ -33,6 +33,8 @@ pub enum Reason {
     ProtocolConflict,
     /// An address range or a host name that cannot be read.
     BadAddress,
+    /// An EndpointSlice gives a pod an address that the pod does not have.
+    NotItsAddress,
     /// A duration, limit or other setting that cannot be honoured.
     BadSetting,
     /// A selector that cannot be read.
@@ -68,6 +70,7 @@ impl Reason {
             Self::Conflict => "Conflict",
             Self::ProtocolConflict => "ProtocolConflict",
             Self::BadAddress => "BadAddress",
+            Self::NotItsAddress => "NotItsAddress",
             Self::BadSetting => "BadSetting",
             Self::BadSelector => "BadSelector",
             Self::NotSealed => "NotSealed",

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::astray::lies;
 use super::budget_problems::too_large;
 use super::mode::below_floor;
 use super::{Mesh, Space, osm_problems, seal_problems};
@@ -28,6 +29,7 @@ pub(super) fn problems(mesh: &Mesh) -> Vec<Problem> {
         protocols(mesh, namespace, space, &mut found);
     }
     addresses(mesh, &mut found);
+    lies(mesh, &mut found);
     too_large(mesh, &mut found);
     found.into_iter().collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use crds::mesh_config::{Authorization, Egress, Mtls};
-use mesh::{Mesh, Object, view};
+use mesh::{Changed, Kind, Mesh, Object, ObjectRef, Problem, Reason, What, view};
 use serde_json::{Value, json};
 
 use crate::world::*;
@@ -124,4 +124,85 @@ fn a_headless_listener_never_claims_somebody_elses_address() {
         mesh.delete(&object.reference());
         assert_eq!(of_buyer(&mesh).0, ours, "{who}, gone");
     }
+}
+
+/// A slice of `by-hand` with these endpoints: pod, uid and address.
+fn written(labels: &Value, endpoints: &[(&str, &str, &str)]) -> Object {
+    let endpoints: Vec<_> = endpoints
+        .iter()
+        .map(|(pod, uid, address)| {
+            let target = match (*pod, *uid) {
+                ("", _) => Value::Null,
+                (pod, "") => json!({"kind": "Pod", "name": pod}),
+                (pod, uid) => json!({"kind": "Pod", "name": pod, "uid": uid}),
+            };
+            json!({"addresses": [address], "conditions": {"ready": true}, "targetRef": target})
+        })
+        .collect();
+    let mut value = json!({
+        "metadata": {"name": "by-hand-1", "namespace": NS, "labels": {"kubernetes.io/service-name": "by-hand"}},
+        "addressType": "IPv4", "ports": [{"name": "tcp", "port": 5432}], "endpoints": endpoints,
+    });
+    for (key, more) in labels.as_object().unwrap() {
+        value["metadata"]["labels"][key] = more.clone();
+    }
+    Object::from(serde_json::from_value::<k8s_openapi::api::discovery::v1::EndpointSlice>(value).unwrap())
+}
+
+fn lies(mesh: &Mesh) -> Vec<Problem> {
+    mesh.problems().into_iter().filter(|one| one.reason == Reason::NotItsAddress).collect()
+}
+
+#[test]
+fn a_slice_that_lies_about_an_address_is_named_and_one_that_is_only_ahead_is_not() {
+    let (own, other) = ("10.1.0.66", "203.0.113.9");
+    let derived = json!({"endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"});
+    let nobody = json!({});
+    let ended = || {
+        let mut value = pod_value("lure", "lure", "lure");
+        value["status"] = json!({"phase": "Succeeded", "podIPs": [{"ip": own}]});
+        pod_of(value)
+    };
+    let table = [
+        ("the pod's own address", written(&nobody, &[("lure", "", own)]), Some(lure(&[own])), false),
+        ("another address", written(&nobody, &[("lure", "", other)]), Some(lure(&[own])), true),
+        ("another address, of this pod", written(&nobody, &[("lure", "uid-lure", other)]), Some(lure(&[own])), true),
+        ("of a pod of before", written(&nobody, &[("lure", "uid-before", other)]), Some(lure(&[own])), false),
+        ("of Kubernetes, which is ahead", written(&derived, &[("lure", "", other)]), Some(lure(&[own])), false),
+        ("a pod without an address yet", written(&nobody, &[("lure", "", other)]), Some(lure(&[])), false),
+        ("a pod that has ended", written(&nobody, &[("lure", "", other)]), Some(ended()), false),
+        ("a pod that is not there", written(&nobody, &[("lure", "", other)]), None, false),
+        ("no pod's", written(&nobody, &[("", "", other)]), Some(lure(&[own])), false),
+    ];
+    for (what, slice, pod, lie) in table {
+        let mesh = world([slice].into_iter().chain(pod));
+        assert_eq!(lies(&mesh).len(), usize::from(lie), "{what}: {:?}", lies(&mesh));
+    }
+}
+
+#[test]
+fn a_lie_is_told_once_with_what_to_do_and_until_it_is_mended() {
+    let nobody = json!({});
+    let many: Vec<_> = (1..=100).map(|n| format!("203.0.113.{n}")).collect();
+    let endpoints: Vec<_> = many.iter().map(|address| ("lure", "", address.as_str())).collect();
+    let mut mesh = world([written(&nobody, &endpoints), lure(&["10.1.0.66"])]);
+    let found = lies(&mesh);
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].object, ObjectRef::new(Kind::EndpointSlice, NS, "by-hand-1"));
+    assert_eq!(
+        found[0].message,
+        "pod lure has the address 10.1.0.66 and not 203.0.113.1, so nobody is sent there (99 more endpoints of it are \
+         like that); write the pod's own address, or leave targetRef out if it is no pod's"
+    );
+    // Whoever reports problems is told that there is another one, and that it is gone.
+    let tells = |changed: Changed| match changed {
+        Changed::Something(what) => what.contains(&What::Problems),
+        Changed::Nothing => false,
+    };
+    assert!(tells(mesh.apply(written(&nobody, &[("lure", "", "10.1.0.66")]))));
+    assert_eq!(lies(&mesh), vec![]);
+    assert!(tells(mesh.apply(written(&nobody, &[("lure", "", "203.0.113.9")]))));
+    // The pod's word came later: it was no lie.
+    mesh.apply(lure(&["203.0.113.9"]));
+    assert_eq!(lies(&mesh), vec![]);
 }

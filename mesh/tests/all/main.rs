@@ -6,6 +6,7 @@
 mod addresses;
 mod authors;
 mod bombs;
+mod budgets;
 mod corpus;
 mod decide;
 mod dual;
