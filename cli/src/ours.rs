@@ -7,10 +7,10 @@ use kube::core::ObjectMeta;
 
 use crate::cluster::MANAGER;
 
-/// Field manager of the revision label, as the operator has it.
-pub use crds::labels::REVISION_MANAGER;
 /// Annotation of a namespace that an installation made.
 pub use crds::labels::CREATED_BY;
+/// Field manager of the revision label, as the operator has it.
+pub use crds::labels::REVISION_MANAGER;
 
 /// Whether an object carries the label of everything that we make.
 pub fn is_marked(metadata: &ObjectMeta) -> bool {

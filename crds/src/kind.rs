@@ -186,7 +186,8 @@ mod tests {
             assert_eq!(kind.plural(), names.plural);
             assert_eq!(kind.group(), definition.spec.group);
             assert_eq!(definition.spec.scope, "Namespaced", "{kind}");
-            let served: Vec<_> = definition.spec.versions.iter().map(|version| version.name.as_str()).collect();
+            let served: Vec<_> =
+                definition.spec.versions.iter().map(|version| version.name.as_str()).collect();
             assert_eq!(kind.versions(), served, "{kind}");
             let resource = kind.resource();
             assert_eq!(

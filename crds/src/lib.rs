@@ -29,10 +29,10 @@ pub mod upstream_traffic_setting;
 pub use egress::{Egress, EgressSpec};
 pub use ingress_backend::{IngressBackend, IngressBackendSpec};
 pub use kind::PolicyKind;
-pub use names as labels;
 pub use mesh_config::{MeshConfig, MeshConfigSpec};
 pub use mesh_policy::{MeshPolicy, MeshPolicySpec};
 pub use mesh_upgrade::{MeshUpgrade, MeshUpgradeSpec};
+pub use names as labels;
 pub use policy_source::{PolicySource, PolicySourceSpec};
 pub use retry::{Retry, RetrySpec};
 pub use smi::{

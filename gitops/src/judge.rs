@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use crds::smi::TypedReference;
 use crds::{
-    EgressSpec, HTTPRouteGroupSpec, IngressBackendSpec, PolicyKind, RetrySpec, TCPRouteSpec, TrafficSplitSpec,
-    TrafficTargetSpec,
+    EgressSpec, HTTPRouteGroupSpec, IngressBackendSpec, PolicyKind, RetrySpec, TCPRouteSpec,
+    TrafficSplitSpec, TrafficTargetSpec,
 };
 
 use crate::policy::{Key, PolicySpec};

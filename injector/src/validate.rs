@@ -8,8 +8,8 @@ mod ours;
 
 use std::fmt;
 
-use crds::{PolicyKind, labels};
 use crds::mesh_config::Floor;
+use crds::{PolicyKind, labels};
 use kube::core::DynamicObject;
 use mesh::Object;
 use mesh::ingest::ingest;

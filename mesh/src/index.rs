@@ -22,11 +22,10 @@ mod seal_problems;
 mod serving;
 mod space;
 mod weights;
+mod what;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-
-use serde::Serialize;
 
 use crate::audience::{Audience, Families, NotOurs, PodFacts};
 use crate::ingest::{Part, PodPart, Protocol, ServicePart, SlicePart, Word, ingest};
@@ -37,6 +36,7 @@ use claims::Claims;
 pub(crate) use policies::Policies;
 pub(crate) use space::Space;
 use weights::Weights;
+pub use what::{Changed, What};
 
 /// Ports of Envoy itself: leading a call there would lead it in circles.
 const OWN_PORTS: [u16; 3] =
@@ -55,55 +55,6 @@ pub struct Mesh {
     refused: BTreeMap<ObjectRef, Problem>,
     claims: Claims,
     weights: BTreeMap<String, Weights>,
-}
-
-/// What a call changed.
-#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
-pub enum Changed {
-    /// Nothing that any sidecar or problem depends on.
-    Nothing,
-    /// These things.
-    Something(BTreeSet<What>),
-}
-
-impl Changed {
-    fn from(what: BTreeSet<What>) -> Self {
-        if what.is_empty() { Self::Nothing } else { Self::Something(what) }
-    }
-}
-
-/// Something that changed.
-#[derive(Serialize, Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum What {
-    /// The settings: everything may be different.
-    Settings,
-    /// Whether a namespace is ours: everything in it and of its callers may be different.
-    Namespace(String),
-    /// A pod: its audience may be another.
-    Pod {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// A service: its ports, addresses or the pods behind it, and so the audiences of those.
-    Service {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// Only which endpoints of a service take calls.
-    Endpoints {
-        /// Namespace of the service.
-        namespace: String,
-        /// Name of the service.
-        service: String,
-    },
-    /// A policy that is or was in force.
-    Policy(ObjectRef),
-    /// Only what [`Mesh::problems`] says.
-    Problems,
 }
 
 impl Mesh {

@@ -77,7 +77,8 @@ pub(super) fn egress(about: About<'_>, spec: &EgressSpec) -> Result<EgressPart, 
     let hosts = hosts.map(|(index, host)| about.host(&format!("spec.hosts[{index}]"), host));
     let ranges = ranges.iter().enumerate();
     let ranges = ranges.map(|(index, range)| about.range(&format!("spec.ipAddresses[{index}]"), range));
-    let (groups, settings) = references(about, spec.matches.as_deref().unwrap_or_default(), &[ROUTES, SETTINGS])?;
+    let (groups, settings) =
+        references(about, spec.matches.as_deref().unwrap_or_default(), &[ROUTES, SETTINGS])?;
     Ok(EgressPart {
         sources: sources.collect::<Result<_, _>>()?,
         hosts: hosts.collect::<Result<_, _>>()?,

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crds::smi::{HTTPMatch, IdentitySubject, TrafficTargetRule};
 use crds::{
-    HTTPRouteGroupSpec, MeshPolicySpec, PolicyKind, PolicySource, TCPRouteSpec, TrafficSplitSpec, TrafficTargetSpec,
+    HTTPRouteGroupSpec, MeshPolicySpec, PolicyKind, PolicySource, TCPRouteSpec, TrafficSplitSpec,
+    TrafficTargetSpec,
 };
 
 use super::About;

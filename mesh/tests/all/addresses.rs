@@ -166,9 +166,19 @@ fn a_slice_that_lies_about_an_address_is_named_and_one_that_is_only_ahead_is_not
     let table = [
         ("the pod's own address", written(&nobody, &[("lure", "", own)]), Some(lure(&[own])), false),
         ("another address", written(&nobody, &[("lure", "", other)]), Some(lure(&[own])), true),
-        ("another address, of this pod", written(&nobody, &[("lure", "uid-lure", other)]), Some(lure(&[own])), true),
+        (
+            "another address, of this pod",
+            written(&nobody, &[("lure", "uid-lure", other)]),
+            Some(lure(&[own])),
+            true,
+        ),
         ("of a pod of before", written(&nobody, &[("lure", "uid-before", other)]), Some(lure(&[own])), false),
-        ("of Kubernetes, which is ahead", written(&derived, &[("lure", "", other)]), Some(lure(&[own])), false),
+        (
+            "of Kubernetes, which is ahead",
+            written(&derived, &[("lure", "", other)]),
+            Some(lure(&[own])),
+            false,
+        ),
         ("a pod without an address yet", written(&nobody, &[("lure", "", other)]), Some(lure(&[])), false),
         ("a pod that has ended", written(&nobody, &[("lure", "", other)]), Some(ended()), false),
         ("a pod that is not there", written(&nobody, &[("lure", "", other)]), None, false),

@@ -16,10 +16,12 @@ const MOST: usize = 1024;
 fn world(objects: impl IntoIterator<Item = Object>) -> Mesh {
     let wide = [
         pod("wide-1", "wide", "wide"),
-        service("wide", "10.0.0.60", json!({"app": "wide"}), &[
-            ("http-a", 80, json!(8080)),
-            ("http-b", 81, json!(8081)),
-        ]),
+        service(
+            "wide",
+            "10.0.0.60",
+            json!({"app": "wide"}),
+            &[("http-a", 80, json!(8080)), ("http-b", 81, json!(8081))],
+        ),
     ];
     let settings = settings_with(Mtls::Strict, Authorization::Enforce, Egress::Deny);
     mesh_of(settings, bookstore().into_iter().chain(wide).chain(objects))

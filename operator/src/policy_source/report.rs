@@ -168,7 +168,9 @@ fn left_out(conditions: &mut Conditions, verdict: &Verdict<'_>) {
 pub fn is_of(bundle: &Bundle, inventory: &[InventoryEntry]) -> bool {
     let absent = |entry: &InventoryEntry| {
         bundle.absent.iter().any(|key| {
-            Some(key.kind) == entry.policy_kind() && key.namespace == entry.namespace && key.name == entry.name
+            Some(key.kind) == entry.policy_kind()
+                && key.namespace == entry.namespace
+                && key.name == entry.name
         })
     };
     let present = inventory.iter().filter(|entry| !absent(entry));

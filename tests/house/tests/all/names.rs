@@ -58,7 +58,9 @@ fn names_and_ports_are_in_one_place() {
     }
     assert!(files > 200, "{files} files prove nothing");
     let shared = crates_of.into_iter().filter(|(_, crates)| crates.len() > 1);
-    found.extend(shared.map(|(name, crates)| format!("{name:?} is in {crates:?}: give it to the crate `names`")));
+    found.extend(
+        shared.map(|(name, crates)| format!("{name:?} is in {crates:?}: give it to the crate `names`")),
+    );
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
@@ -78,6 +80,8 @@ fn what_is_written_in_a_program_is_found() {
     let good = "// :15012 and \"meshwright.io/mesh\"\n/// 15012\nlet a = 'x'; fn f<'a>(_: &'a str) {} /* 9090 */\n\
                 #[cfg(test)]\nmod tests { const A: u16 = 15012; }\n";
     assert!(tokens(good).iter().all(|token| ours(token).is_none()), "{:?}", tokens(good));
-    let name = tokens(r#"let a = ("meshwright-operator", "MESHWRIGHT_MESH", "/etc/meshwright/trust", "{x}meshwright-");"#);
+    let name = tokens(
+        r#"let a = ("meshwright-operator", "MESHWRIGHT_MESH", "/etc/meshwright/trust", "{x}meshwright-");"#,
+    );
     assert_eq!(name.iter().filter(|token| is_name(token)).count(), 3);
 }
