@@ -261,7 +261,7 @@ async fn every_kind_that_is_compared_is_listed_and_noted_and_no_other() {
     let lists = current::Lists { client: client.clone(), mesh: "main".to_owned() };
     let listed = lists.newest().await.unwrap();
     let mut kinds: BTreeSet<_> =
-        KINDS.into_iter().filter(|kind| current::is_compared(*kind)).map(Kind::as_str).collect();
+        Kind::ALL.iter().copied().filter(|kind| current::is_compared(*kind)).map(Kind::as_str).collect();
     kinds.insert(settings::KIND);
     assert_eq!(listed.versions.keys().map(|(kind, ..)| *kind).collect::<BTreeSet<_>>(), kinds);
     let asked = asked.lock().clone();
@@ -278,7 +278,7 @@ async fn every_kind_that_is_compared_is_listed_and_noted_and_no_other() {
         seen: Seen::default(),
         monitor: Monitor::default(),
     };
-    for kind in KINDS {
+    for &kind in Kind::ALL {
         assert_eq!(watching.feed(kind).0.seen.is_some(), kinds.contains(kind.as_str()), "{kind}");
     }
 }
