@@ -232,9 +232,10 @@ impl Newest for Lists {
                 kind::<Service>(client, Kind::Service),
                 kind::<PolicySource>(client, Kind::PolicySource),
             ];
-            kinds.extend(PolicyKind::ALL.map(|policy| {
-                crds::with_policy_type!(policy, T => kind::<T>(client, policy.into()))
-            }));
+            kinds.extend(
+                PolicyKind::ALL
+                    .map(|policy| crds::with_policy_type!(policy, T => kind::<T>(client, policy.into()))),
+            );
             let (names, lists): (Vec<_>, Vec<_>) = kinds.into_iter().unzip();
             let mut listed = Listed::default();
             for (kind, versions) in names.into_iter().zip(futures::future::try_join_all(lists).await?) {
