@@ -8,21 +8,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crds::MeshConfig;
-use crds::mesh_config::{self, Authorization, CaProvider, MeshConfigStatus, Mtls};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use crds::mesh_config::{self, Authorization, CaProvider, Mtls};
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::cluster::{self, LOOK, MANAGER};
+use crate::cluster::{self, MANAGER};
 use crate::definitions::{self, Step};
 use crate::manifests::{self, Options};
 use crate::output::{self, Format, advise};
 use crate::progress::Progress;
-use crate::{Outcome, ours, root};
+use crate::{Outcome, leaving, ours, root};
+
+mod ready;
+
+pub use ready::is_ready;
 
 /// Name of the operator's Deployment.
 pub use crds::labels::OPERATOR;
@@ -143,13 +146,14 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
     let deadline = Instant::now() + arguments.timeout;
     let mut progress = Progress::begin();
     sole_mesh(&client, &options).await?;
+    leaving::wait(&client, &options.namespace, deadline, &mut progress).await?;
     let system = without_others(&client, system, arguments.force_conflicts, &mut progress).await?;
     apply_system(&client, &system, &mut progress).await?;
     // Releases before let the garbage collector take the root of trust together with the MeshConfig.
     root::disown(&client, &options.namespace).await?;
     apply_mesh(&client, &options, arguments.version.is_some(), &mut progress).await?;
     if arguments.wait {
-        wait(&client, &options, deadline, &mut progress).await?;
+        ready::wait(&client, &options, deadline, &mut progress).await?;
     }
     progress.end();
     output::print(&next_steps(&arguments))?;
@@ -323,81 +327,6 @@ async fn apply_mesh(
     progress
         .done(&format!("MeshConfig {} was there; only the flags that were given are changed", options.mesh));
     Ok(())
-}
-
-async fn wait(
-    client: &Client,
-    options: &Options,
-    deadline: Instant,
-    progress: &mut Progress,
-) -> anyhow::Result<()> {
-    let api: Api<MeshConfig> = Api::all(client.clone());
-    loop {
-        let state = match api.get(&options.mesh).await {
-            Ok(mesh) if is_ready(&mesh) => {
-                progress.done(&format!("mesh {} is ready", options.mesh));
-                return Ok(());
-            }
-            Ok(mesh) => said(mesh.status.as_ref()),
-            Err(error) => Some(error.to_string()),
-        };
-        let state = match state {
-            Some(state) => state,
-            None => operator(client, &options.namespace).await,
-        };
-        progress.waiting(&state);
-        if Instant::now() >= deadline {
-            let next =
-                format!("kubectl logs -n {} deployment/{OPERATOR}; meshwright status", options.namespace);
-            return Err(advise(format!("the mesh is not ready in time: {state}"), next));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// Whether the status is about the newest spec and says Ready.
-pub fn is_ready(mesh: &MeshConfig) -> bool {
-    mesh.status.as_ref().is_some_and(|status| {
-        let ready = status
-            .conditions
-            .iter()
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-        ready && status.observed_generation == mesh.metadata.generation
-    })
-}
-
-/// What the operator says of the mesh; `None` before it has looked at it.
-fn said(status: Option<&MeshConfigStatus>) -> Option<String> {
-    let ready = status?.conditions.iter().find(|condition| condition.type_ == "Ready")?;
-    Some(format!("{}: {}", ready.reason, ready.message))
-}
-
-/// Why the operator has not looked at the mesh yet, as far as its Deployment and pods tell.
-async fn operator(client: &Client, namespace: &str) -> String {
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    let status =
-        deployments.get(OPERATOR).await.ok().and_then(|deployment| deployment.status).unwrap_or_default();
-    let ready = status.ready_replicas.unwrap_or(0);
-    if ready > 0 {
-        return "the operator runs and has not looked at the MeshConfig yet".to_owned();
-    }
-    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let pods = pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
-    let stuck = pods.iter().filter(|pod| pod.name_any().starts_with(OPERATOR)).find_map(waiting_reason);
-    format!("the operator starts ({})", stuck.unwrap_or_else(|| "no pod of it is ready".to_owned()))
-}
-
-fn waiting_reason(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let waiting = status.container_statuses.iter().flatten().find_map(|container| {
-        let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        Some(format!("{}: {}", waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
-    });
-    waiting.or_else(|| {
-        let unscheduled =
-            status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
-        unscheduled.message.clone()
-    })
 }
 
 fn next_steps(arguments: &Arguments) -> String {

@@ -17,6 +17,7 @@ mod completion;
 mod definitions;
 mod inject;
 mod install;
+mod leaving;
 mod manifests;
 mod nearest;
 mod ours;

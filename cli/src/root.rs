@@ -7,6 +7,7 @@
 //! The file holds the key with which any identity of the mesh can be made, so it is never written where others may read.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -21,9 +22,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::output::{self, advise};
-use crate::{Outcome, cluster, manifests, sweep};
+use crate::progress::Progress;
+use crate::{Outcome, cluster, leaving, manifests, sweep};
 
 mod file;
+
+/// How long a namespace that is being deleted is waited for.
+const LEAVING: Duration = Duration::from_secs(300);
 
 /// Arguments of `root`.
 #[derive(clap::Args, Debug)]
@@ -116,6 +121,9 @@ async fn restore(arguments: &Restore) -> anyhow::Result<Outcome> {
         return Err(advise("the roots of the file are of different namespaces", "add --namespace NAMESPACE"));
     }
     let client = cluster::connect().await?;
+    let mut progress = Progress::begin();
+    leaving::wait(&client, &namespace, Instant::now() + LEAVING, &mut progress).await?;
+    progress.end();
     let there = live_secrets(&client, &namespace).await?;
     let conflicts = conflicts(&roots, &there, signing(&client, &namespace).await?.as_deref());
     if !conflicts.is_empty() && !arguments.force {

@@ -450,11 +450,19 @@ async fn the_root_comes_back_after_its_namespace_was_lost() {
         "it is there: nothing to do"
     );
 
-    // The whole namespace is lost.
+    // The whole namespace is lost, and held by a source whose operator is gone.
+    let sources: Api<crds::PolicySource> = Api::namespaced(client.clone(), "meshwright-system");
+    let git = json!({"git": {"url": "https://git.example.org/policies.git"}});
+    let mut source = crds::PolicySource::new("policies", serde_json::from_value(git).unwrap());
+    source.metadata.finalizers = Some(vec![labels::SOURCE_FINALIZER.to_owned()]);
+    sources.create(&Default::default(), &source).await.unwrap();
     let namespaces: Api<Namespace> = Api::all(client.clone());
     namespaces.delete("meshwright-system", &now()).await.unwrap();
-    gone(&namespaces, "meshwright-system").await;
-    stdout(&with_cluster(&["root", "restore", file]).output().unwrap());
+    let restored = with_cluster(&["root", "restore", file]).output().unwrap();
+    stdout(&restored);
+    let said = String::from_utf8_lossy(&restored.stderr).into_owned();
+    assert!(said.contains("PolicySource policies is let go"), "{said}");
+    assert!(sources.get_opt("policies").await.unwrap().is_none());
     let back = secrets.get(labels::ROOT_SECRET).await.unwrap();
     assert_eq!((back.data.as_ref(), back.type_.as_deref()), (made.data.as_ref(), Some("kubernetes.io/tls")));
     assert_eq!(back.annotations()[labels::ROOT_GENERATION], "1");

@@ -73,6 +73,9 @@ impl Pod {
     }
 }
 
+/// Pod, host and method (TLS where there is none), and whether that call may be.
+type Outside = BTreeMap<(usize, &'static str, Option<&'static str>), bool>;
+
 /// All of it.
 struct Test {
     mesh: Mesh,
@@ -81,7 +84,7 @@ struct Test {
     /// The states of the mesh so far: what may be called, by pod, caller and method; and what each pod was to hold.
     allowed: Vec<BTreeMap<(usize, &'static str, &'static str), bool>>,
     /// The same for calls of a pod to a host outside, with TLS or by a method.
-    outside: Vec<BTreeMap<(usize, &'static str, Option<&'static str>), bool>>,
+    outside: Vec<Outside>,
     meant: Vec<Vec<BTreeMap<(ResourceType, String), String>>>,
 }
 
