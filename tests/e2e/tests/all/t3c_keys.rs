@@ -66,13 +66,14 @@ fn a_key_is_in_memory_of_its_pod_and_nowhere_else() {
 
     let selector = "app.kubernetes.io/component=controller";
     let controllers = cluster.list(&["pods", "-n", "meshwright-system", "-l", selector]).unwrap();
-    assert!(!controllers.is_empty());
+    let mut known = false;
     for controller in controllers {
         let controller = controller["metadata"]["name"].as_str().unwrap();
         let said = state(&cluster, controller);
-        assert!(said.contains(name), "{controller} speaks of the pod");
+        known |= said.contains(name);
         assert!(!pieces.iter().any(|piece| said.contains(piece)), "{controller} says the key");
     }
+    assert!(known, "the search works: the controller that it is connected to speaks of the pod");
 }
 
 #[test]

@@ -38,13 +38,15 @@ fn name(pod: &Value) -> String {
     format!("{}/{}", metadata["namespace"].as_str().unwrap(), metadata["name"].as_str().unwrap())
 }
 
+/// The pods that are to live on: what an earlier test ended may still be there.
 pub fn lives(story: &Story) -> Lives {
     let life = |pod: &Value| {
         let statuses = containers(pod, "/status/containerStatuses");
         let apps = statuses.into_iter().filter(|status| !SLOTS.iter().any(|slot| status["name"] == *slot));
         (name(pod), (pod["metadata"]["uid"].clone(), apps.map(|app| app["restartCount"].clone()).collect()))
     };
-    pods(story).iter().map(life).collect()
+    let lives_on = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+    pods(story).iter().filter(lives_on).map(life).collect()
 }
 
 fn has_slots(pod: &Value) -> bool {
