@@ -62,7 +62,8 @@ pub fn token(namespace: &str, service_account: &str, pod: &str) -> String {
     let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let header = serde_json::json!({"alg": "ES256", "kid": "bench"});
     let claims = serde_json::json!({
-        "iss": "bench", "aud": [crds::labels::audience(MESH)], "exp": 4_000_000_000_i64,
+        "iss": "bench", "sub": format!("system:serviceaccount:{namespace}:{service_account}"),
+        "aud": [crds::labels::audience(MESH)], "exp": 4_000_000_000_i64,
         "kubernetes.io": {
             "namespace": namespace, "serviceaccount": {"name": service_account, "uid": "x"},
             "pod": {"name": pod, "uid": pod},
