@@ -62,6 +62,16 @@ struct Seen {
 
 /// How long an answer of Envoy is passed on. The kubelet asks every second.
 const FRESH: Duration = Duration::from_millis(200);
+/// The same while it starts: its pod's containers wait for it.
+const FRESH_AT_START: Duration = Duration::from_millis(20);
+
+/// For how long a fact may be passed on.
+fn fresh(fact: &EnvoyFact) -> Duration {
+    match fact {
+        EnvoyFact::Answers { state, .. } if state == "LIVE" => FRESH,
+        EnvoyFact::Answers { .. } | EnvoyFact::Unreachable(_) => FRESH_AT_START,
+    }
+}
 
 /// What was seen of the own Envoy last. While another slot tries to take over, its Envoy answers on the admin
 /// interface, and about itself.
@@ -136,7 +146,7 @@ impl Sidecar {
         let mut seen = self.seen.lock().await;
         let generation = self.generation.load(Ordering::Relaxed);
         if let Some(seen) = seen.as_ref()
-            && (seen.generation, seen.at.elapsed() < FRESH) == (generation, true)
+            && (seen.generation, seen.at.elapsed() < fresh(&seen.fact)) == (generation, true)
         {
             return seen.fact.clone();
         }
