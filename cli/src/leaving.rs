@@ -4,12 +4,13 @@
 //!  deleted ──▶ pods go ──▶ PolicySources wait for the operator, which went first ──let go──▶ gone
 //! ```
 //! The operator's finalizer is there so that it deletes the policies of a source. Where no operator is left, nobody will
-//! ever take it off; the policies stay, count as written by hand, and are a source's again when that is back.
+//! ever take it off; the policies stay, count as written by hand, and are a source's again when that is back. A namespace
+//! that is none of a control plane may hold a source of a mesh whose operator runs elsewhere: that one does its work.
 
 use std::time::Instant;
 
 use anyhow::Context;
-use crds::{PolicySource, labels};
+use crds::{MeshConfig, PolicySource, labels};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -36,11 +37,18 @@ pub async fn wait(
             break;
         }
         waited = true;
-        progress.waiting(&format!("namespace {namespace} is being deleted: waiting until it is gone"));
-        for source in let_go(client, namespace).await? {
-            progress.done(&format!(
-                "PolicySource {source} is let go, for its operator is gone; the policies that came from it stay"
-            ));
+        match whose(client, namespace).await? {
+            Whose::RunsIn(other) => progress.waiting(&format!(
+                "namespace {namespace} is being deleted: the operator in {other} is waited for, should it have sources here"
+            )),
+            Whose::Gone => {
+                progress.waiting(&format!("namespace {namespace} is being deleted: waiting until it is gone"));
+                for source in let_go(client, namespace).await? {
+                    progress.done(&format!(
+                        "PolicySource {source} is let go, for its operator is gone; the policies that came from it stay"
+                    ));
+                }
+            }
         }
         if Instant::now() >= deadline {
             return Err(advise(
@@ -56,14 +64,30 @@ pub async fn wait(
     Ok(())
 }
 
-/// Takes the operator's finalizer off the sources of a namespace where no operator runs; returns their names.
+/// Where the operator is that takes care of the sources of a namespace.
+enum Whose {
+    /// It went with the namespace, or there is none at all.
+    Gone,
+    /// In another namespace.
+    RunsIn(String),
+}
+
+/// A control plane's own operator serves its namespace and no other does. What a namespace of teams holds may be any
+/// operator's that runs. One that ends still counts: it may be at work, and the deletion waits for it in any case.
+async fn whose(client: &Client, namespace: &str) -> anyhow::Result<Whose> {
+    let meshes: Api<MeshConfig> = Api::all(client.clone());
+    let meshes = cluster::list(&meshes, &ListParams::default()).await?.unwrap_or_default();
+    let lives_here = meshes.iter().any(|mesh| mesh.spec.namespace == namespace);
+    let pods: Api<Pod> = Api::all(client.clone());
+    let of_operators = ListParams::default().labels(&format!("{}={}", labels::NAME, labels::OPERATOR));
+    let pods = pods.list(&of_operators).await.context("reading the operators' pods")?;
+    let mut places = pods.iter().filter_map(ResourceExt::namespace);
+    let runs_in = places.find(|place| place == namespace || !lives_here);
+    Ok(runs_in.map_or(Whose::Gone, Whose::RunsIn))
+}
+
+/// Takes the operator's finalizer off the sources of a namespace whose operator is gone; returns their names.
 async fn let_go(client: &Client, namespace: &str) -> anyhow::Result<Vec<String>> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let pods = pods.list(&ListParams::default()).await.context("reading pods")?;
-    // As long as one of them ends it may still do its work, and the deletion waits for it in any case.
-    if pods.iter().any(|pod| pod.name_any().starts_with(labels::OPERATOR)) {
-        return Ok(Vec::new());
-    }
     let api: Api<PolicySource> = Api::namespaced(client.clone(), namespace);
     let mut gone = Vec::new();
     for source in cluster::list(&api, &ListParams::default()).await?.unwrap_or_default() {
