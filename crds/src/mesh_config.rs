@@ -262,7 +262,7 @@ pub enum RestartUninjected {
     /// They are restarted one workload at a time, as an upgrade does it: while all others are ready, within every
     /// PodDisruptionBudget, while no upgrade runs, and only where the new pods would get a sidecar. With `approval: Manual` a
     /// namespace is waited for until it has the annotation `meshwright.io/restart-uninjected: Approved`; `Paused` keeps
-    /// one out. Pods that nothing makes again are left.
+    /// one out, and so does any other word, which is told. Pods that nothing makes again are left.
     Planned,
 }
 

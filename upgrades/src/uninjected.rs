@@ -14,14 +14,17 @@
 //! [`TRIES`] restarts in vain the workload is left and named. Once all its pods have a sidecar, that is forgotten.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use crds::mesh_config::Approval;
 
 use crate::facts::{Namespace, Observed, Pod, Readiness, Workload, WorkloadId};
 use crate::plan::{Action, Cost};
 use crate::waiting::{Place, WaitingOn};
-use crate::workload::{Look, Manner, Next, Stays, manner};
+use crate::workload::{Look, Manner, Next, manner};
+
+mod state;
+
+pub use state::{State, Word};
 
 /// How often pods that escaped again are restarted.
 pub const TRIES: u32 = 2;
@@ -44,23 +47,6 @@ pub struct Facts {
     pub upgrade: Option<String>,
     /// What was restarted before.
     pub records: BTreeMap<Place, Record>,
-}
-
-/// A person's word on a namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
-    /// Its pods may be restarted.
-    Approved,
-    /// They may not.
-    Paused,
-}
-
-impl Word {
-    /// Reads the annotation. Who wrote something else meant something: nothing is restarted.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        if text == "Approved" { Self::Approved } else { Self::Paused }
-    }
 }
 
 /// What was done to a workload.
@@ -94,89 +80,6 @@ pub struct Restart {
     pub record: Option<Record>,
     /// What is done now, or why nothing.
     pub state: State,
-}
-
-/// What is done now, or why nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// One of its pods is restarted.
-    Restarting(Manner),
-    /// It is not restarted by anybody but a person.
-    Left(Stays),
-    /// An upgrade moves pods.
-    Upgrade(String),
-    /// A person has to approve.
-    Approval,
-    /// A person said that it may not be.
-    Paused,
-    /// The new pod would have no sidecar either.
-    NotInjecting(WaitingOn),
-    /// What an upgrade would wait for, too.
-    Waiting(WaitingOn),
-    /// Another workload is restarted first.
-    Turn(Place),
-    /// New pods had no sidecar either, so often.
-    EscapedAgain(u32),
-}
-
-impl State {
-    /// CamelCase.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Restarting(_) => "Restarting",
-            Self::Left(Stays::Job) => "JobEndsByItself",
-            Self::Left(Stays::BarePod) => "NobodyMakesItAgain",
-            Self::Left(Stays::UnknownController) => "UnknownController",
-            Self::Upgrade(_) => "UpgradeRuns",
-            Self::Approval => "AwaitingApproval",
-            Self::Paused => "Paused",
-            Self::NotInjecting(_) => "WouldNotBeInjected",
-            Self::Waiting(wait) => wait.reason(),
-            Self::Turn(_) => "OthersFirst",
-            Self::EscapedAgain(_) => "EscapedAgain",
-        }
-    }
-
-    /// Whether it may change without a person or an upgrade's end, so that it is worth looking again soon.
-    #[must_use]
-    pub fn is_moving(&self) -> bool {
-        match self {
-            Self::Restarting(_) | Self::Turn(_) | Self::NotInjecting(_) => true,
-            Self::Waiting(wait) => !wait.needs_a_person(),
-            Self::Left(_) | Self::Upgrade(_) | Self::Approval | Self::Paused | Self::EscapedAgain(_) => false,
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = crds::labels::RESTART_UNINJECTED;
-        match self {
-            Self::Restarting(how) => write!(f, "restarted {how}"),
-            Self::Left(Stays::Job) => write!(f, "left: pods of a Job end by themselves"),
-            Self::Left(Stays::BarePod) => {
-                write!(f, "left: nothing makes this pod again; delete and create it yourself")
-            }
-            Self::Left(Stays::UnknownController) => {
-                write!(f, "left: its controller is unknown to Meshwright; replace its pods yourself")
-            }
-            Self::Upgrade(name) => write!(f, "waits for the end of MeshUpgrade {name}"),
-            Self::Approval => write!(
-                f,
-                "waits for a person: spec.upgrade.approval is Manual; annotate the namespace with {word}=Approved"
-            ),
-            Self::Paused => write!(f, "left while the namespace is annotated with {word}=Paused"),
-            Self::NotInjecting(wait) => write!(f, "new pods would have no sidecar either; waits for {wait}"),
-            Self::Waiting(wait) => write!(f, "waits for {wait}"),
-            Self::Turn(place) => write!(f, "waits for {place}, which is restarted first"),
-            Self::EscapedAgain(times) => write!(
-                f,
-                "left: new pods had no sidecar either, after {times} restarts; find out why no injector is asked about them \
-                 (the namespace's labels, the webhooks and who else changes them), then delete these pods"
-            ),
-        }
-    }
 }
 
 /// What may be done now. Depends on nothing but its argument.
@@ -336,6 +239,7 @@ impl<'a> View<'a> {
         }
         match (facts.words.get(&self.place.namespace), facts.approval) {
             (Some(Word::Paused), _) => return Some(State::Paused),
+            (Some(Word::Unknown(said)), _) => return Some(State::UnknownWord(said.clone())),
             (None, Approval::Manual) => return Some(State::Approval),
             (Some(Word::Approved), _) | (None, Approval::Automatic) => {}
         }

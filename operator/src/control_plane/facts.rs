@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::membership::Missed;
 use crds::{MeshConfig, MeshUpgrade, PolicySource};
 use k8s_openapi::jiff::Timestamp;
+use upgrades::uninjected::Word;
 
 use crate::fleet::FleetView;
 
@@ -53,7 +54,7 @@ pub struct NamespaceFact {
     /// Whether it is being deleted.
     pub terminating: bool,
     /// A person's word on restarting its pods that escaped injection.
-    pub restart_word: Option<String>,
+    pub restart_word: Option<Word>,
     /// When it got the label of the mesh, as far as its field managers tell.
     pub labelled_at: Option<Timestamp>,
 }

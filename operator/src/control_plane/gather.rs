@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::api::ListParams;
 use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
+use upgrades::uninjected::Word;
 
 use super::facts::{BarePod, BudgetApi, DeploymentFact, Facts, NamespaceFact, PodFact};
 use super::rotation;
@@ -97,7 +98,7 @@ fn namespace(object: &PartialObjectMeta<Namespace>) -> NamespaceFact {
         labelled_by: object.annotations().get(labels::LABELLED_BY).cloned(),
         our_revision: object.managed_fields().iter().any(ours),
         terminating: object.metadata.deletion_timestamp.is_some(),
-        restart_word: object.annotations().get(labels::RESTART_UNINJECTED).cloned(),
+        restart_word: object.annotations().get(labels::RESTART_UNINJECTED).map(|said| Word::parse(said)),
         labelled_at: membership::labelled_at(&object.metadata),
     }
 }

@@ -8,7 +8,7 @@ use crds::mesh_config::{RestartStatus, RestartUninjected};
 use kube::ResourceExt;
 use upgrades::facts::{Kind, WorkloadId};
 use upgrades::records::State;
-use upgrades::uninjected::{self, Record, Restart, Restarts, Word};
+use upgrades::uninjected::{self, Record, Restart, Restarts};
 use upgrades::waiting::Place;
 
 use super::facts::Facts;
@@ -70,7 +70,7 @@ fn wishes(
         same.then(|| ((pod.namespace.clone(), pod.name.clone()), made))
     });
     let word = |namespace: &super::facts::NamespaceFact| {
-        Some((namespace.name.clone(), Word::parse(namespace.restart_word.as_deref()?)))
+        Some((namespace.name.clone(), namespace.restart_word.clone()?))
     };
     let running = facts.upgrades.iter().find(|upgrade| records::fact(upgrade).state == State::Running);
     uninjected::Facts {

@@ -179,13 +179,13 @@ fn what_an_upgrade_would_wait_for_is_waited_for() {
     };
     let word = |word| {
         move |world: &mut World| {
-            world.facts.words.insert("shop".to_owned(), word);
+            world.facts.words.insert("shop".to_owned(), Word::clone(&word));
         }
     };
     let cases: [(&str, Change<'_>); 9] = [
         ("UpgradeRuns", &|world| world.facts.upgrade = Some("u".to_owned())),
         ("Paused", &word(Word::parse("Paused"))),
-        ("Paused", &word(Word::parse("approved?"))),
+        ("UnknownWord", &word(Word::parse("approved?"))),
         ("AwaitingApproval", &|world| world.facts.approval = Approval::Manual),
         ("WouldNotBeInjected", &|world| world.shop().revision = None),
         ("WouldNotBeInjected", &|world| world.facts.observed.revisions.clear()),
