@@ -13,7 +13,7 @@ use crate::bootstrap;
 use crate::drain::Reading;
 use crate::environment::Environment;
 use crate::http_client::{self, Address, Limits, Transport, chain};
-use crate::readiness::EnvoyFact;
+use crate::readiness::{EnvoyFact, EnvoyState};
 use crate::sds;
 use crate::stats::{self, Secrets, Stats};
 use crate::swap::Slot;
@@ -146,7 +146,7 @@ impl Admin {
     /// Everything that readiness wants to know.
     pub async fn fact(&self) -> EnvoyFact {
         let state = match self.ask(Method::GET, "/ready").await {
-            Ok(body) => body.trim().to_owned(),
+            Ok(body) => EnvoyState::parse(&body),
             Err(failure) => return EnvoyFact::Unreachable(failure),
         };
         match self.stats().await {

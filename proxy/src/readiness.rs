@@ -3,6 +3,8 @@
 //! Ready means: certificate in hand, Envoy live, first configuration acknowledged, workers started. A controller
 //! that goes away later changes nothing: the last good configuration counts.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::stats::Stats;
@@ -24,6 +26,50 @@ pub enum CertificateFact {
     },
 }
 
+/// What Envoy says of itself at `/ready` (`envoy.admin.v3.ServerInfo.State`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnvoyState {
+    /// It serves.
+    Live,
+    /// It has not asked for its clusters yet.
+    PreInitializing,
+    /// It waits for its configuration.
+    Initializing,
+    /// It fails health checks.
+    Draining,
+    /// What no Envoy that we know says.
+    Other(String),
+}
+
+impl EnvoyState {
+    /// Reads the body of the answer.
+    #[must_use]
+    pub fn parse(body: &str) -> Self {
+        match body.trim() {
+            "LIVE" => Self::Live,
+            "PRE_INITIALIZING" => Self::PreInitializing,
+            "INITIALIZING" => Self::Initializing,
+            "DRAINING" => Self::Draining,
+            other => Self::Other(other.chars().take(MOST_LETTERS).collect()),
+        }
+    }
+}
+
+/// Letters of an unknown state that are repeated.
+const MOST_LETTERS: usize = 64;
+
+impl fmt::Display for EnvoyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Live => "LIVE",
+            Self::PreInitializing => "PRE_INITIALIZING",
+            Self::Initializing => "INITIALIZING",
+            Self::Draining => "DRAINING",
+            Self::Other(said) => said,
+        })
+    }
+}
+
 /// What is known about Envoy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnvoyFact {
@@ -31,8 +77,8 @@ pub enum EnvoyFact {
     Unreachable(String),
     /// It answers.
     Answers {
-        /// What `/ready` said: `LIVE`, `PRE_INITIALIZING`, `INITIALIZING` or `DRAINING`.
-        state: String,
+        /// What `/ready` said.
+        state: EnvoyState,
         /// Its statistics.
         stats: Stats,
     },
@@ -113,11 +159,11 @@ pub fn check(controller: &str, certificate: CertificateFact, envoy: EnvoyFact) -
     }
     match envoy {
         EnvoyFact::Unreachable(failure) => Err(NotReady::EnvoyUnreachable { failure }),
-        EnvoyFact::Answers { state, stats } => check_envoy(controller, state, &stats),
+        EnvoyFact::Answers { state, stats } => check_envoy(controller, &state, &stats),
     }
 }
 
-fn check_envoy(controller: &str, state: String, stats: &Stats) -> Result<(), NotReady> {
+fn check_envoy(controller: &str, state: &EnvoyState, stats: &Stats) -> Result<(), NotReady> {
     let missing: Vec<_> = [("clusters", stats.clusters_accepted), ("listeners", stats.listeners_accepted)]
         .into_iter()
         .filter(|(_, accepted)| *accepted == 0)
@@ -130,8 +176,8 @@ fn check_envoy(controller: &str, state: String, stats: &Stats) -> Result<(), Not
         let rejected = stats.clusters_rejected + stats.listeners_rejected;
         return Err(NotReady::AwaitingConfiguration { missing, rejected });
     }
-    if state != "LIVE" {
-        return Err(NotReady::EnvoyNotLive { state });
+    if *state != EnvoyState::Live {
+        return Err(NotReady::EnvoyNotLive { state: state.to_string() });
     }
     if stats.workers_started { Ok(()) } else { Err(NotReady::AwaitingWorkers) }
 }

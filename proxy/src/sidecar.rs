@@ -18,7 +18,7 @@ use crate::drain::{self, Ended, Hold, Idle, Reading};
 use crate::environment::Environment;
 use crate::envoy::Admin;
 use crate::http_client::chain;
-use crate::readiness::{self, CertificateFact, EnvoyFact, NotReady};
+use crate::readiness::{self, CertificateFact, EnvoyFact, EnvoyState, NotReady};
 use crate::run::Paths;
 use crate::sds::{self, WriteError};
 use crate::stats::Stats;
@@ -68,7 +68,7 @@ const FRESH_AT_START: Duration = Duration::from_millis(20);
 /// For how long a fact may be passed on.
 fn fresh(fact: &EnvoyFact) -> Duration {
     match fact {
-        EnvoyFact::Answers { state, .. } if state == "LIVE" => FRESH,
+        EnvoyFact::Answers { state: EnvoyState::Live, .. } => FRESH,
         EnvoyFact::Answers { .. } | EnvoyFact::Unreachable(_) => FRESH_AT_START,
     }
 }
@@ -246,7 +246,7 @@ impl Sidecar {
         };
         let envoy = match self.fact().await {
             EnvoyFact::Answers { state, stats } => {
-                json!({ "version": self.admin.version().await, "state": state, "stats": stats })
+                json!({ "version": self.admin.version().await, "state": state.to_string(), "stats": stats })
             }
             EnvoyFact::Unreachable(failure) => json!({ "failure": failure }),
         };

@@ -5,7 +5,7 @@ use rustix::process::Pid;
 use super::state::{Purpose, Sight};
 use crate::environment::Environment;
 use crate::envoy::{self, HotRestart, StartError};
-use crate::readiness::EnvoyFact;
+use crate::readiness::{EnvoyFact, EnvoyState};
 use crate::run::Paths;
 use crate::sidecar::Sidecar;
 use crate::stats::Stats;
@@ -83,7 +83,7 @@ impl Rejected {
     }
 }
 
-fn judge(state: &str, stats: &Stats, rejected: Rejected, purpose: Purpose) -> Sight {
+fn judge(state: &EnvoyState, stats: &Stats, rejected: Rejected, purpose: Purpose) -> Sight {
     if purpose == Purpose::Alone {
         return Sight::Serves;
     }
@@ -95,9 +95,9 @@ fn judge(state: &str, stats: &Stats, rejected: Rejected, purpose: Purpose) -> Si
         ));
     }
     match (state, stats.workers_started, stats.holds_configuration()) {
-        ("LIVE", true, true) => Sight::Serves,
+        (EnvoyState::Live, true, true) => Sight::Serves,
         (_, _, true) => Sight::Accepted,
-        (_, _, false) if stats.controller_connected => Sight::Waits(state.to_owned()),
+        (_, _, false) if stats.controller_connected => Sight::Waits(state.to_string()),
         (_, _, false) => Sight::Waits(format!("{state}, not connected to a controller")),
     }
 }
@@ -121,7 +121,7 @@ mod tests {
     fn seen(state: &str, stats: &Stats, purpose: Purpose) -> Sight {
         let mut rejected = Rejected::default();
         rejected.observe(stats);
-        judge(state, stats, rejected, purpose)
+        judge(&EnvoyState::parse(state), stats, rejected, purpose)
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proxy::drain::{Ended, Hold, Idle, drain_limit};
-use proxy::readiness::{CertificateFact, EnvoyFact, NotReady, check};
+use proxy::readiness::{CertificateFact, EnvoyFact, EnvoyState, NotReady, check};
 use proxy::stats::{Inbound, Stats};
 
 const READING: &str = "cluster_manager.cds.update_rejected: 1
@@ -78,7 +78,7 @@ fn statistics_are_read() {
 #[test]
 fn readiness_names_the_first_thing_missing() {
     let held = CertificateFact::Held { expired: false, last_failure: None };
-    let live = |stats: Stats| EnvoyFact::Answers { state: "LIVE".into(), stats };
+    let live = |stats: Stats| EnvoyFact::Answers { state: EnvoyState::Live, stats };
     let reason = |certificate: &CertificateFact, envoy| {
         check("c:1", certificate.clone(), envoy)
             .map_err(|reason| serde_json::to_value(reason).unwrap()["reason"].clone())
@@ -95,7 +95,7 @@ fn readiness_names_the_first_thing_missing() {
         check("c:1", held.clone(), live(connected)),
         Err(NotReady::AwaitingConfiguration { missing: vec!["listeners"], rejected: 0 })
     );
-    let starting = EnvoyFact::Answers { state: "INITIALIZING".into(), stats: serving() };
+    let starting = EnvoyFact::Answers { state: EnvoyState::Initializing, stats: serving() };
     assert_eq!(reason(&held, starting), Err("EnvoyNotLive".into()));
     assert_eq!(
         reason(&held, live(Stats { workers_started: false, ..serving() })),
@@ -107,7 +107,7 @@ fn readiness_names_the_first_thing_missing() {
 fn a_controller_that_goes_away_later_leaves_the_sidecar_ready() {
     let held = CertificateFact::Held { expired: false, last_failure: Some("no answer".into()) };
     let stats = Stats { controller_connected: false, ..serving() };
-    assert_eq!(check("c:1", held, EnvoyFact::Answers { state: "LIVE".into(), stats }), Ok(()));
+    assert_eq!(check("c:1", held, EnvoyFact::Answers { state: EnvoyState::Live, stats }), Ok(()));
 }
 
 #[test]
