@@ -21,6 +21,10 @@ fn reason(readiness: &Readiness) -> String {
     readiness.missing().first().map(|missing| missing.reason.clone()).unwrap_or_default()
 }
 
+fn watching<'a>(client: &'a Client, stop: &'a CancellationToken, syncing: Syncing) -> Watching<'a> {
+    Watching { client, stop, syncing, seen: Seen::default(), monitor: Monitor::default() }
+}
+
 async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let wait = async {
         while !is() {
@@ -72,13 +76,7 @@ async fn a_kind_that_is_not_served_is_not_an_empty_list() {
     let client = server(served.clone());
     let kind = Kind::MeshPolicy;
     let syncing = Syncing::new(&[kind.as_str()], readiness.clone(), snapshots.clone());
-    let watching = Watching {
-        client: &client,
-        stop: &stop,
-        syncing,
-        seen: Seen::default(),
-        monitor: Monitor::default(),
-    };
+    let watching = watching(&client, &stop, syncing);
     watching.start::<MeshPolicy>(kind);
     let why = "not listed yet: MeshPolicy (the cluster does not serve this kind: install its CRD)";
     until("it says why", || reason(&readiness) == why).await;
@@ -271,13 +269,7 @@ async fn every_kind_that_is_compared_is_listed_and_noted_and_no_other() {
     assert!(asked.values().all(|query| !query.contains("resourceVersion")), "{asked:?}");
     let (stop, snapshots) = (CancellationToken::new(), snapshots());
     let syncing = Syncing::new(&[], Readiness::new(), snapshots);
-    let watching = Watching {
-        client: &client,
-        stop: &stop,
-        syncing,
-        seen: Seen::default(),
-        monitor: Monitor::default(),
-    };
+    let watching = watching(&client, &stop, syncing);
     for &kind in Kind::ALL {
         assert_eq!(watching.feed(kind).0.seen.is_some(), kinds.contains(kind.as_str()), "{kind}");
     }

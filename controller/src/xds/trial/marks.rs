@@ -12,11 +12,19 @@ use super::Account;
 /// How long a mark lasts.
 const LASTS: Duration = Duration::from_secs(600);
 
+/// What a mark is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// What it did itself: it was silent, left, or refused what is good.
+    Itself,
+    /// It was slower than others, and nothing else.
+    BeingLate,
+}
+
 #[derive(Debug)]
 struct Mark {
     until: Instant,
-    /// It was late, and nothing else.
-    late: bool,
+    why: For,
 }
 
 /// See the module.
@@ -54,7 +62,7 @@ impl Marks {
             return;
         }
         self.marked.retain(|_, mark| mark.until > now);
-        let mark = |account| (account, Mark { until: now + LASTS, late: false });
+        let mark = |account| (account, Mark { until: now + LASTS, why: For::Itself });
         self.marked.extend(accounts.into_iter().map(mark));
     }
 
@@ -66,14 +74,14 @@ impl Marks {
         }
         let marked = self.marked.keys().filter(|account| self.here.contains_key(*account)).count();
         if (marked + 1) * 2 > self.here.len() {
-            let late = self.marked.iter().filter(|(_, mark)| mark.late);
+            let late = self.marked.iter().filter(|(_, mark)| mark.why == For::BeingLate);
             let Some(first) = late.min_by_key(|(_, mark)| mark.until).map(|(account, _)| account.clone())
             else {
                 return;
             };
             self.marked.remove(&first);
         }
-        self.marked.insert(account.clone(), Mark { until: now + LASTS, late: true });
+        self.marked.insert(account.clone(), Mark { until: now + LASTS, why: For::BeingLate });
     }
 }
 
