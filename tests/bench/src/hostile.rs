@@ -26,8 +26,10 @@ use crate::fleet::{self, Rounds, Server};
 use crate::server::{Answer, Kind};
 use crate::table;
 
-/// Rounds that are not counted: by then it is known who does not answer.
+/// Rounds of a turn that are not counted: by then it is known who does not answer.
 const WARM_UP: usize = 10;
+/// How often each side has its turn: what the machine does meanwhile falls on both.
+const TURNS: usize = 8;
 /// Names in a request of one that floods.
 const FLOOD: usize = 1000;
 
@@ -55,14 +57,8 @@ impl Malice {
     }
 }
 
-/// Measures a fleet without and with them; the table.
+/// Measures a fleet without and with them, by turns; the table.
 pub fn measure(world: World, rounds: usize) -> anyhow::Result<String> {
-    let mut alone = world;
-    alone.hostile = 0;
-    Ok(table::hostile(world, &once(alone, rounds)?, &once(world, rounds)?))
-}
-
-fn once(world: World, rounds: usize) -> anyhow::Result<[Rounds; 2]> {
     let mut server = Server::start(Kind::Ours, world)?;
     let Answer::Listening { address, root, key } = server.hear()? else { bail!("no address") };
     let authority = Arc::new(Authority::parse(&root, &key)?);
@@ -78,24 +74,60 @@ fn once(world: World, rounds: usize) -> anyhow::Result<[Rounds; 2]> {
         std::thread::sleep(Duration::from_millis(10));
     }
     fleet::connect(&mut server, &phase)?;
+    let here = watch::Sender::new(false);
     for number in 0..world.hostile {
         let id = crds::labels::spiffe_id("cluster.local", world::NAMESPACE, &world::hostile_account(number));
         let (tls, address) = (client::tls(&authority, &id)?, Arc::<str>::from(address.as_str()));
-        runtime.spawn(async move {
-            loop {
-                // It is turned away, or its stream ends: it comes back at once.
-                let _ = live(number, tls.clone(), address.clone()).await;
-                tokio::task::yield_now().await;
-            }
-        });
+        runtime.spawn(comes_back(number, tls, address, here.subscribe()));
     }
-    let measured = ["endpoints", "policy"].map(|word| {
-        server.rounds(word, WARM_UP)?;
-        server.rounds(word, rounds)
-    });
+    let mut sides = [Side::default(), Side::default()];
+    for turn in 0..2 * TURNS {
+        // Neither side is always the first.
+        let with = turn % 4 == 1 || turn % 4 == 2;
+        here.send_replace(with);
+        for (kind, word) in ["endpoints", "policy"].into_iter().enumerate() {
+            server.rounds(word, WARM_UP)?;
+            sides[usize::from(with)].turns[kind].push(server.rounds(word, rounds.div_ceil(TURNS))?);
+        }
+    }
     runtime.shutdown_background();
-    let [endpoints, policy] = measured;
-    Ok([endpoints?, policy?])
+    let [without, with] = sides;
+    Ok(table::hostile(world, &without, &with))
+}
+
+/// The fleet's rounds without them, or with them: of endpoints and of a policy, turn by turn.
+#[derive(Default)]
+pub struct Side {
+    pub turns: [Vec<Rounds>; 2],
+}
+
+impl Side {
+    /// All turns of a kind together.
+    pub fn all(&self, kind: usize) -> Rounds {
+        let mut all = Rounds::default();
+        for turn in &self.turns[kind] {
+            all.times.extend(&turn.times);
+        }
+        all.times.sort_unstable();
+        all
+    }
+}
+
+/// A hostile sidecar: as long as it may be here, it comes back at once whenever it is turned away or its stream ends.
+async fn comes_back(
+    number: usize,
+    tls: Arc<rustls::ClientConfig>,
+    address: Arc<str>,
+    mut here: watch::Receiver<bool>,
+) {
+    while here.wait_for(|here| *here).await.is_ok() {
+        let mut goes = here.clone();
+        tokio::select! {
+            _ = live(number, tls.clone(), address.clone()) => {}
+            () = async { drop(goes.wait_for(|here| !here).await) } => {}
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 /// One stream of a hostile sidecar.

@@ -78,7 +78,7 @@ fn main() -> anyhow::Result<()> {
         text.push_str(&case);
         rows.push((world, ours));
     }
-    let hostile = hostile::measure(flags.hostile, flags.rounds.saturating_mul(5))?;
+    let hostile = hostile::measure(flags.hostile, flags.rounds.saturating_mul(10))?;
     let estimates = flags.criterion.as_deref().map(model::table).transpose()?;
     for part in
         [table::growth(&rows), hostile, estimates.unwrap_or_default(), certificates::measure(3 * SECOND)?]

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::fleet::{Connecting, Numbers, Rounds};
 use crate::floor::Floor;
+use crate::hostile::Side;
 use bench::world::World;
 
 #[allow(clippy::cast_precision_loss, reason = "numbers for people")]
@@ -90,21 +91,31 @@ pub fn case(world: World, ours: &Numbers, bare: &Numbers, floor: &Floor) -> Stri
 }
 
 /// The fleet with hostile neighbours next to the same fleet without them.
-pub fn hostile(world: World, without: &[Rounds; 2], with: &[Rounds; 2]) -> String {
+pub fn hostile(world: World, without: &Side, with: &Side) -> String {
     let mut text = format!(
         "\n**{} hostile sidecars next to {} others, {} services**\n\n\
          | | with them | without them | ratio |\n|---|---|---|---|\n",
         world.hostile, world.clients, world.services
     );
-    for (name, with, without) in
-        [("endpoint change", &with[0], &without[0]), ("policy change for all", &with[1], &without[1])]
-    {
+    let mut pairwise = String::new();
+    for (kind, name) in ["endpoint change", "policy change for all"].into_iter().enumerate() {
+        let (with_them, without_them) = (with.all(kind), without.all(kind));
         for share in [50, 99] {
             let name = format!("{name} → last ACK, p{share}");
-            row(&mut text, &name, "ms", percentile(with, share), percentile(without, share));
+            row(&mut text, &name, "ms", percentile(&with_them, share), percentile(&without_them, share));
         }
+        let pairs = with.turns[kind].iter().zip(&without.turns[kind]);
+        let mut ratios: Vec<_> =
+            pairs.map(|(with, without)| percentile(with, 99) / percentile(without, 99)).collect();
+        ratios.sort_by(f64::total_cmp);
+        let shown: Vec<_> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+        let _ = write!(
+            pairwise,
+            "\n{name}: the p99 of each pair of turns, with them / without: {}.\n",
+            shown.join(", ")
+        );
     }
-    text
+    text + &pairwise
 }
 
 /// How the numbers of each case compare with the first one.

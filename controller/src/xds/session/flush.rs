@@ -92,8 +92,9 @@ impl Session {
                 }
             }
         }
-        // Half a first set of listeners would let Envoy start its workers without the other half.
-        let whole = kind == ResourceType::Listener && !state.answered;
+        // Half a first set of listeners would let Envoy start its workers without the other half. One that comes back has
+        // workers: what closes something for it must not wait for what opens something else.
+        let whole = kind == ResourceType::Listener && !state.answered && state.count() == 0;
         if whole && blocked {
             kept.extend(upserts.drain(..).map(|(name, must, _)| (name, must)));
         }

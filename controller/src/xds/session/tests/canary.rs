@@ -205,6 +205,32 @@ fn the_first_listeners_come_together_even_when_one_is_on_trial() {
     assert_eq!(shown(&b.session.on_answer()), ["Listener +inbound=1 +out|shop|store|80=1"]);
 }
 
+/// One that comes back has workers that listen: what closes something does not wait for what somebody else tries.
+#[test]
+fn one_that_comes_back_gets_what_closes_something_at_once() {
+    let fleet = Fleet::new();
+    let mut one = fleet.stream(of("a"), &[(Cluster, STORE, "1")]);
+    let tried = one.ask(&request(Cluster, &[]));
+    assert_eq!(tried[0].resources.len(), 1, "the cluster is on trial");
+    let all: Say<'_> = &[
+        (Cluster, STORE, "1"),
+        (Listener, STORE, "1 out|shop|store|80"),
+        (Listener, "egress|443", "closed"),
+        (Listener, "inbound", "1"),
+    ];
+    let mut back = fleet.stream(of("a"), all);
+    assert!(back.ask(&request(Cluster, &[])).is_empty(), "waits for the other");
+    let held = holding(Listener, &[], &[("egress|443", "open"), ("inbound", "1")]);
+    assert_eq!(shown(&back.ask(&held)), ["Listener +egress|443=closed"]);
+    // The same of a listener that is itself on trial.
+    let all: Say<'_> = &[(Listener, "out|shop|cart|80", "1"), (Listener, "inbound", "closed")];
+    let mut one = fleet.stream(of("b"), all);
+    assert_eq!(one.ask(&request(Listener, &[]))[0].resources.len(), 2);
+    let mut back = fleet.stream(of("b"), all);
+    let held = holding(Listener, &[], &[("inbound", "open")]);
+    assert_eq!(shown(&back.ask(&held)), ["Listener +inbound=closed"]);
+}
+
 #[test]
 fn clusters_of_the_last_good_route_stay_for_the_others_too() {
     let fleet = Fleet::new();
