@@ -1,10 +1,10 @@
 //! What is sent when: clusters, endpoints, listeners, routes; then what is taken away, the other way round.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use mesh::ResourceType;
 
-use super::state::{InFlight, Must, Need, is_waited_for};
+use super::state::{InFlight, Must, Need};
 use super::{Served, Session};
 use crate::xds::served::{Entry, Name, place};
 use crate::xds::trial::Answer;
@@ -49,16 +49,14 @@ impl Session {
     }
 
     /// Clusters that nothing may name yet.
-    fn clusters_to_wait_for(&mut self, served: &Served) -> BTreeSet<Name> {
+    fn clusters_to_wait_for(&mut self, served: &Served) -> HashSet<Name> {
         let clusters = &self.types[place(ResourceType::Cluster)];
         if clusters.idle() {
-            return BTreeSet::new();
+            return HashSet::new();
         }
         self.looked +=
             clusters.dirty.len() + clusters.in_flight.iter().map(|sent| sent.upserts.len()).sum::<usize>();
-        let mut coming = clusters.coming(served.of(ResourceType::Cluster), &self.gate);
-        coming.retain(|name| is_waited_for(name));
-        coming
+        clusters.coming(served.of(ResourceType::Cluster), &self.gate)
     }
 
     /// Sends what is new or changed.
@@ -70,14 +68,13 @@ impl Session {
         self.looked += state.dirty.len();
         let coming = match kind {
             ResourceType::Listener | ResourceType::Route => self.clusters_to_wait_for(served),
-            ResourceType::Cluster | ResourceType::Endpoint => BTreeSet::new(),
+            ResourceType::Cluster | ResourceType::Endpoint => HashSet::new(),
         };
         let state = &mut self.types[place(kind)];
         let (mut upserts, mut absent, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         let mut blocked = false;
         for (name, must) in std::mem::take(&mut state.dirty) {
-            state.note(&name, served.of(kind), &self.gate);
-            match state.need(&name, must, served.of(kind), &self.gate) {
+            match state.look_at(&name, must, served.of(kind), &self.gate) {
                 Need::Upsert(entry) if entry.content.clusters.iter().any(|one| coming.contains(one)) => {
                     blocked = true;
                     kept.push((name, must));
@@ -88,7 +85,9 @@ impl Session {
                 // The version that was refused is no longer what is served, or is held after all.
                 Need::Nothing => {
                     let served = served.of(kind).get(&name).map(|entry| &entry.version);
-                    state.refused.retain(|other, refused| *other != name || Some(&refused.version) == served);
+                    if state.refused.get(&name).is_some_and(|refused| Some(&refused.version) != served) {
+                        state.refused.remove(&name);
+                    }
                 }
             }
         }

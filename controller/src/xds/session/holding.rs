@@ -43,10 +43,13 @@ impl Subscribed {
 
     /// `served`: whether there is a resource of that name.
     pub fn insert(&mut self, name: Name, served: bool) {
-        let (named, cost) = if served { (Named::Served, 0) } else { (Named::Foreign, cost(&name)) };
-        self.forget(&name);
-        self.foreign += cost;
-        self.but.insert(name, named);
+        let cost = cost(&name);
+        let named = if served { Named::Served } else { Named::Foreign };
+        let before = self.but.insert(name, named);
+        self.foreign += if served { 0 } else { cost };
+        if before == Some(Named::Foreign) {
+            self.foreign = self.foreign.saturating_sub(cost);
+        }
     }
 
     fn forget(&mut self, name: &Name) {
@@ -113,9 +116,9 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// What it costs to remember it: nothing where the content is what is served to others too.
-    fn cost(&self, name: &str) -> usize {
-        if self.entry.is_some() { 0 } else { cost(name) + cost(&self.version) }
+    /// What it costs to remember it, given what its name costs: nothing where the content is what is served to others too.
+    fn cost(&self, name: usize) -> usize {
+        if self.entry.is_some() { 0 } else { name + cost(&self.version) }
     }
 }
 
@@ -160,14 +163,16 @@ impl Holding {
     }
 
     pub fn insert(&mut self, name: Name, held: Held) {
-        self.forget(&name);
-        self.foreign += held.cost(&name);
-        self.but.insert(name, Some(held));
+        let remembered = cost(&name);
+        self.foreign += held.cost(remembered);
+        if let Some(Some(before)) = self.but.insert(name, Some(held)) {
+            self.foreign = self.foreign.saturating_sub(before.cost(remembered));
+        }
     }
 
     fn forget(&mut self, name: &Name) {
         if let Some(Some(held)) = self.but.remove(name) {
-            self.foreign = self.foreign.saturating_sub(held.cost(name));
+            self.foreign = self.foreign.saturating_sub(held.cost(cost(name)));
         }
     }
 
@@ -193,6 +198,11 @@ impl Holding {
     pub fn names(&self) -> impl Iterator<Item = &Name> {
         let base = self.base.keys().filter(|name| !self.but.contains_key(*name));
         base.chain(self.but.iter().filter(|(_, held)| held.is_some()).map(|(name, _)| name))
+    }
+
+    /// Whether nothing is known to be held.
+    pub fn is_empty(&self) -> bool {
+        self.but.is_empty() && self.base.is_empty()
     }
 
     /// How many names are held, if every one that was served is wanted.

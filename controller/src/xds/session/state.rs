@@ -1,6 +1,6 @@
 //! One resource type in one stream: what is subscribed to, held, on its way and refused.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use mesh::{ResourceName, ResourceType};
@@ -128,17 +128,28 @@ impl TypeState {
     }
 
     pub fn need(&self, name: &Name, must: Must, entries: &Entries, gate: &Gate) -> Need {
-        let Some(entry) = entries.get(name) else {
-            return match must {
-                Must::Answer | Must::Follow => Need::Absent,
-                Must::IfDifferent if self.holds(name).is_some() => Need::Removal,
-                Must::IfDifferent => Need::Nothing,
-            };
-        };
-        let holds = self.holds(name) == Some(&entry.version);
-        if !holds && gate.refusal(entry).is_some() {
-            return self.need_without(name, must, entry, gate);
+        let held = self.holds(name);
+        match entries.get(name) {
+            None => self.need_of_nothing(must, held),
+            Some(entry) if held != Some(&entry.version) && gate.refusal(entry).is_some() => {
+                self.need_without(name, must, entry, gate)
+            }
+            Some(entry) => self.need_of(name, must, entry, held),
         }
+    }
+
+    /// What a name needs of which nothing is served.
+    fn need_of_nothing(&self, must: Must, held: Option<&Version>) -> Need {
+        match must {
+            Must::Answer | Must::Follow => Need::Absent,
+            Must::IfDifferent if held.is_some() => Need::Removal,
+            Must::IfDifferent => Need::Nothing,
+        }
+    }
+
+    /// What a name needs whose content is not withheld.
+    fn need_of(&self, name: &Name, must: Must, entry: &Entry, held: Option<&Version>) -> Need {
+        let holds = held == Some(&entry.version);
         let refused = self.refused.get(name).is_some_and(|refused| refused.version == entry.version);
         match must {
             Must::Answer => Need::Upsert(entry.clone()),
@@ -165,14 +176,26 @@ impl TypeState {
         }
     }
 
-    /// Remembers whether a name's content is withheld, and tells what the client keeps.
-    pub fn note(&mut self, name: &Name, entries: &Entries, gate: &Gate) {
-        let entry = entries.get(name).filter(|entry| self.holds(name) != Some(&entry.version));
-        let withheld = entry.and_then(|entry| Some((entry, gate.refusal(entry)?)));
-        let Some((entry, refusal)) = withheld else {
-            self.withheld.remove(name);
-            return;
+    /// What a name needs; and remembers whether its content is withheld, and tells what the client keeps.
+    pub fn look_at(&mut self, name: &Name, must: Must, entries: &Entries, gate: &Gate) -> Need {
+        let held = self.holds(name);
+        let need = match entries.get(name) {
+            None => self.need_of_nothing(must, held),
+            Some(entry) => {
+                let other = held != Some(&entry.version);
+                if let Some(refusal) = other.then(|| gate.refusal(entry)).flatten() {
+                    let need = self.need_without(name, must, entry, gate);
+                    self.withhold(name, entry, refusal, gate);
+                    return need;
+                }
+                self.need_of(name, must, entry, held)
+            }
         };
+        self.withheld.remove(name);
+        need
+    }
+
+    fn withhold(&mut self, name: &Name, entry: &Entry, refusal: Arc<Refusal>, gate: &Gate) {
         if let Some(held) = self.held.entry(name).filter(|_| self.wants(name)) {
             gate.keeps(entry, held);
         }
@@ -202,7 +225,9 @@ impl TypeState {
         for (name, entry) in response.upserts {
             gate.accepted(&entry);
             self.alone.remove(&name);
-            self.withheld.retain(|other, withheld| *other != name || withheld.version != entry.version);
+            if self.withheld.get(&name).is_some_and(|withheld| withheld.version == entry.version) {
+                self.withheld.remove(&name);
+            }
             self.refused.remove(&name);
             // Unsubscribed while it was on its way: the client has forgotten it.
             if self.wants(&name) {
@@ -259,14 +284,13 @@ impl TypeState {
     }
 
     /// What the client does not hold yet, in any version, and is on its way or must be sent.
-    pub fn coming(&self, entries: &Entries, gate: &Gate) -> BTreeSet<Name> {
+    pub fn coming(&self, entries: &Entries, gate: &Gate) -> HashSet<Name> {
         let sent = self.in_flight.iter().flat_map(|response| &response.upserts).map(|(name, _)| name);
-        let waiting = self
-            .dirty
-            .iter()
-            .filter(|(name, must)| matches!(self.need(name, **must, entries, gate), Need::Upsert(_)));
-        let all = sent.chain(waiting.map(|(name, _)| name));
-        all.filter(|name| self.holds(name).is_none()).cloned().collect()
+        let new = |name: &&Name| self.holds(name).is_none() && is_waited_for(name);
+        let waiting = self.dirty.iter().filter(|(name, must)| {
+            new(name) && matches!(self.need(name, **must, entries, gate), Need::Upsert(_))
+        });
+        sent.filter(new).chain(waiting.map(|(name, _)| name)).cloned().collect()
     }
 
     /// What the client holds that is not, or may not be, what is served: with its content, where that is known.
@@ -291,6 +315,6 @@ impl TypeState {
 
 /// Whether what names a cluster waits until the client has acknowledged it. Those of the application are ready as soon
 /// as Envoy has read them: coming after them on the stream is enough, and what closes a port must not wait.
-pub(super) fn is_waited_for(cluster: &str) -> bool {
+fn is_waited_for(cluster: &str) -> bool {
     !matches!(cluster.parse(), Ok(ResourceName::Inbound | ResourceName::InboundHttp2))
 }

@@ -36,11 +36,12 @@ impl TypeState {
         let named = &request.resource_names_subscribe;
         self.wildcard = named.is_empty() || named.iter().any(|name| name == WILDCARD);
         for name in named.iter().filter(|name| *name != WILDCARD) {
-            self.names.insert(shared(name, entries), entries.contains_key(name.as_str()));
+            let (name, served) = shared(name, entries);
+            self.names.insert(name, served);
         }
         for (name, version) in &request.initial_resource_versions {
             if self.wants(name) {
-                let name = shared(name, entries);
+                let (name, _) = shared(name, entries);
                 let held = match entries.get(&name) {
                     Some(entry) if *entry.version == **version => Held::from(entry.clone()),
                     _ => Held { version: Version::from(version.as_str()), entry: None },
@@ -48,10 +49,13 @@ impl TypeState {
                 self.held.insert(name, held);
             }
         }
-        for name in self.names.iter().cloned().collect::<Vec<_>>() {
-            let must = if self.holds(&name).is_some() { Must::IfDifferent } else { Must::Answer };
-            self.mark(name, must);
-        }
+        let nothing = self.held.is_empty();
+        let asked = self.names.iter().cloned().map(|name| {
+            let holds = !nothing && self.holds(&name).is_some();
+            (name, if holds { Must::IfDifferent } else { Must::Answer })
+        });
+        let asked = asked.collect();
+        self.mark_all(asked);
         if self.wildcard {
             self.mark_everything(entries);
         }
@@ -59,9 +63,9 @@ impl TypeState {
 
     fn add(&mut self, names: &[String], entries: &Entries) {
         for name in names.iter().filter(|name| *name != WILDCARD) {
-            let name = shared(name, entries);
+            let (name, served) = shared(name, entries);
             if !self.names.contains(&name) {
-                self.names.insert(name.clone(), entries.contains_key(&name));
+                self.names.insert(name.clone(), served);
                 if !self.wildcard {
                     self.held.remove(name.clone());
                 }
@@ -89,7 +93,7 @@ impl TypeState {
             if !self.names.contains(name) && self.held.version(name).is_none() {
                 continue;
             }
-            let name = shared(name, entries);
+            let (name, _) = shared(name, entries);
             self.names.remove(&name);
             if self.wildcard {
                 // Still covered: the protocol wants it sent again, or the word that it is gone.
@@ -105,14 +109,28 @@ impl TypeState {
 
     fn mark_everything(&mut self, entries: &Entries) {
         let gone: Vec<_> = self.held.names().filter(|name| !entries.contains_key(*name)).cloned().collect();
-        for name in entries.keys().cloned().chain(gone) {
-            self.mark(name, Must::IfDifferent);
+        let all = entries.keys().cloned().chain(gone).map(|name| (name, Must::IfDifferent));
+        self.mark_all(all.collect());
+    }
+
+    fn mark_all(&mut self, all: Vec<(Name, Must)>) {
+        if self.dirty.is_empty() {
+            // Mostly in order already: much cheaper than one after the other.
+            self.dirty = all.into_iter().collect();
+            return;
+        }
+        for (name, must) in all {
+            self.mark(name, must);
         }
     }
 }
 
-fn shared(name: &str, entries: &Entries) -> Name {
-    entries.get_key_value(name).map_or_else(|| Name::from(name), |(name, _)| name.clone())
+/// The name as it is shared with others, and whether it is that of something served.
+fn shared(name: &str, entries: &Entries) -> (Name, bool) {
+    match entries.get_key_value(name) {
+        Some((name, _)) => (name.clone(), true),
+        None => (Name::from(name), false),
+    }
 }
 
 fn check(kind: ResourceType, request: &DeltaRequest) -> Result<(), Violation> {
