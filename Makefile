@@ -38,6 +38,10 @@ test-api: ## Everything but the node tier: the tests that need an API server or 
 test-node: ## The node tier alone: the promises of the README on a real node
 	@tests/run node
 
+.PHONY: test-floor
+test-floor: ## The first promises again, on the oldest Kubernetes that we support
+	@tests/run floor
+
 .PHONY: bench
 bench: ## Fleets, calls, pods and admission, measured next to the bare minimum (numbers only, release build)
 	@tests/run bench

@@ -1,10 +1,11 @@
 //! The cluster: the client, and reading and writing objects of any kind.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
-use kube::config::KubeConfigOptions;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -16,21 +17,58 @@ pub const MANAGER: &str = "meshwright-cli";
 /// How often something that is waited for is looked at.
 pub const LOOK: Duration = Duration::from_millis(500);
 
-/// Connects to the cluster of the kubeconfig, and finds out whether anybody answers.
-pub async fn connect() -> anyhow::Result<Client> {
-    let next = "set KUBECONFIG to the cluster's kubeconfig and check it with: kubectl version";
-    let config = match Config::from_kubeconfig(&KubeConfigOptions::default()).await {
-        Ok(config) => config,
-        Err(error) => {
-            Config::incluster().map_err(|_| advise(format!("no cluster is configured: {error}"), next))?
-        }
-    };
+/// What to do when no cluster can be reached.
+const NEXT: &str =
+    "set KUBECONFIG (or --kubeconfig, --context) to the cluster and check it with: kubectl version";
+
+/// Which cluster, and as whom; every verb takes it, as kubectl's do.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub struct Access {
+    /// The kubeconfig; what KUBECONFIG says when left out, else ~/.kube/config
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig; its current one when left out
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Cluster")]
+    context: Option<String>,
+    /// Act as this user, if you may
+    #[arg(long = "as", global = true, value_name = "USER", help_heading = "Cluster")]
+    user: Option<String>,
+}
+
+impl Access {
+    async fn config(&self) -> anyhow::Result<Config> {
+        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
+        let file = match &self.kubeconfig {
+            Some(path) => Kubeconfig::read_from(path),
+            None => Kubeconfig::read(),
+        };
+        let named = self.kubeconfig.is_some() || self.context.is_some();
+        let config = match file {
+            Ok(file) => Config::from_custom_kubeconfig(file, &options).await,
+            Err(error) => Err(error),
+        };
+        let mut config = match config {
+            Ok(config) => config,
+            // What was named is meant, and not the cluster that this may run in.
+            Err(error) if named => return Err(advise(format!("no such cluster: {error}"), NEXT)),
+            Err(error) => {
+                Config::incluster().map_err(|_| advise(format!("no cluster is configured: {error}"), NEXT))?
+            }
+        };
+        config.auth_info.impersonate.clone_from(&self.user);
+        Ok(config)
+    }
+}
+
+/// Connects to the cluster, and finds out whether anybody answers.
+pub async fn connect(access: &Access) -> anyhow::Result<Client> {
+    let config = access.config().await?;
     let address = config.cluster_url.to_string();
     let client = Client::try_from(config).context("the Kubernetes client")?;
     match tokio::time::timeout(Duration::from_secs(10), client.apiserver_version()).await {
         Ok(Ok(_)) => Ok(client),
-        Ok(Err(error)) => Err(advise(format!("the cluster at {address} does not answer: {error}"), next)),
-        Err(_) => Err(advise(format!("the cluster at {address} did not answer within 10 s"), next)),
+        Ok(Err(error)) => Err(advise(format!("the cluster at {address} does not answer: {error}"), NEXT)),
+        Err(_) => Err(advise(format!("the cluster at {address} did not answer within 10 s"), NEXT)),
     }
 }
 

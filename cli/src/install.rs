@@ -21,7 +21,7 @@ use crate::definitions::{self, Step};
 use crate::manifests::{self, Options};
 use crate::output::{self, Format, advise};
 use crate::progress::Progress;
-use crate::{Outcome, leaving, ours, root};
+use crate::{Outcome, leaving, ours, root, supported};
 
 mod ready;
 
@@ -117,7 +117,7 @@ impl Floor {
 }
 
 /// Runs the verb.
-pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
+pub async fn run(arguments: Arguments, access: &cluster::Access) -> anyhow::Result<Outcome> {
     let catalogue = upgrades::Catalogue::embedded();
     let version = arguments.version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
     catalogue
@@ -142,9 +142,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
             "this build holds no operator (config/operator was missing); build it from a whole checkout"
         );
     }
-    let client = cluster::connect().await?;
+    let client = cluster::connect(access).await?;
     let deadline = Instant::now() + arguments.timeout;
     let mut progress = Progress::begin();
+    supported::check(&client, &mut progress).await?;
     sole_mesh(&client, &options).await?;
     leaving::wait(&client, &options.namespace, deadline, &mut progress).await?;
     let system = without_others(&client, system, arguments.force_conflicts, &mut progress).await?;

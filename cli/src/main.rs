@@ -2,16 +2,18 @@
 //!
 //! ```text
 //!  main ──▶ install, uninstall ──▶ manifests (pure: flags → objects), definitions, ours (pure: what is whose)
+//!       ──▶ check ──▶ findings (pure) of what the cluster says
 //!       ──▶ root ──▶ a file with the key of the mesh, and back
 //!       ──▶ status, sources, proxies, upgrade ──▶ table (pure: objects → rows)
 //!       ──▶ why ──▶ mesh::decide          validate ──▶ gitops::parse, mesh::ingest
 //!       ──▶ inject ──▶ injector::inject (offline)
-//!  cluster: the client;  output: formats and colour;  progress: what is being waited for
+//!  cluster: the client; supported: which Kubernetes;  output: formats and colour;  progress: what is being waited for
 //! ```
 //!
 //! Exit codes: 0 done (for `why`: allowed; for `status`: every mesh is Ready), 1 failed or not so (for `why`: denied, or no
 //! such caller or callee; for `status`: a mesh is not Ready), 2 wrong usage.
 
+mod check;
 mod cluster;
 mod completion;
 mod definitions;
@@ -27,6 +29,7 @@ mod proxies;
 mod root;
 mod sources;
 mod status;
+mod supported;
 mod sweep;
 mod table;
 mod uninstall;
@@ -43,6 +46,8 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "meshwright", version, arg_required_else_help = true)]
 struct Arguments {
+    #[command(flatten)]
+    access: cluster::Access,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -55,6 +60,8 @@ enum Verb {
     Uninstall(uninstall::Arguments),
     /// Save the root of trust, and bring it back
     Root(root::Arguments),
+    /// Whether the mesh is well, or (--pre) whether this cluster can take one
+    Check(check::Arguments),
     /// How the mesh is doing; exits with 1 while it is not Ready
     Status(status::Arguments),
     /// Every pod of the mesh: injected, skipped or why not
@@ -88,7 +95,8 @@ enum Outcome {
 async fn main() -> ExitCode {
     // With no TLS provider selected the Kubernetes client could not connect; a second selection is harmless.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match run(Arguments::parse().verb).await {
+    let Arguments { access, verb } = Arguments::parse();
+    match run(verb, &access).await {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::FAILURE,
         Err(error) => {
@@ -98,19 +106,20 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(verb: Verb) -> anyhow::Result<Outcome> {
+async fn run(verb: Verb, access: &cluster::Access) -> anyhow::Result<Outcome> {
     match verb {
-        Verb::Install(arguments) => install::run(arguments).await,
-        Verb::Uninstall(arguments) => uninstall::run(arguments).await,
-        Verb::Root(arguments) => root::run(arguments).await,
-        Verb::Status(arguments) => status::run(arguments).await,
-        Verb::Proxies(arguments) => proxies::run(arguments).await,
-        Verb::Sources(arguments) => sources::run(arguments).await,
-        Verb::Upgrade(arguments) => upgrade::run(arguments).await,
-        Verb::Why(arguments) => why::run(arguments).await,
+        Verb::Install(arguments) => install::run(arguments, access).await,
+        Verb::Uninstall(arguments) => uninstall::run(arguments, access).await,
+        Verb::Root(arguments) => root::run(arguments, access).await,
+        Verb::Check(arguments) => check::run(arguments, access).await,
+        Verb::Status(arguments) => status::run(arguments, access).await,
+        Verb::Proxies(arguments) => proxies::run(arguments, access).await,
+        Verb::Sources(arguments) => sources::run(arguments, access).await,
+        Verb::Upgrade(arguments) => upgrade::run(arguments, access).await,
+        Verb::Why(arguments) => why::run(arguments, access).await,
         Verb::Validate(arguments) => validate::run(&arguments),
         Verb::Inject(arguments) => inject::run(&arguments),
-        Verb::Version(arguments) => version::run(arguments).await,
+        Verb::Version(arguments) => version::run(arguments, access).await,
         Verb::Completion(arguments) => completion::run(&arguments),
     }
 }

@@ -45,8 +45,8 @@ struct Row {
 }
 
 /// Runs the verb.
-pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
-    let client = cluster::connect().await?;
+pub async fn run(arguments: Arguments, access: &cluster::Access) -> anyhow::Result<Outcome> {
+    let client = cluster::connect(access).await?;
     let mesh = cluster::mesh(&client, arguments.mesh.as_deref()).await?;
     let settings = Settings::new(&mesh.name_any(), &mesh.spec.namespace, "", "", "");
     let namespaces = cluster::list(&Api::<Namespace>::all(client.clone()), &ListParams::default()).await?;

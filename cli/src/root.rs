@@ -79,16 +79,16 @@ struct Root {
 }
 
 /// Runs the verb.
-pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
+pub async fn run(arguments: Arguments, access: &cluster::Access) -> anyhow::Result<Outcome> {
     match arguments.verb {
-        Verb::Backup(arguments) => backup(&arguments).await,
-        Verb::Restore(arguments) => restore(&arguments).await,
+        Verb::Backup(arguments) => backup(&arguments, access).await,
+        Verb::Restore(arguments) => restore(&arguments, access).await,
     }
 }
 
-async fn backup(arguments: &Backup) -> anyhow::Result<Outcome> {
+async fn backup(arguments: &Backup, access: &cluster::Access) -> anyhow::Result<Outcome> {
     file::check_target(&arguments.file)?;
-    let client = cluster::connect().await?;
+    let client = cluster::connect(access).await?;
     let roots = live(&client, &arguments.namespace).await?;
     if roots.is_empty() {
         return Err(advise(
@@ -108,7 +108,7 @@ async fn backup(arguments: &Backup) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-async fn restore(arguments: &Restore) -> anyhow::Result<Outcome> {
+async fn restore(arguments: &Restore, access: &cluster::Access) -> anyhow::Result<Outcome> {
     let text = file::read(&arguments.file)?;
     let mut roots = parse(&text)?;
     for root in &mut roots {
@@ -120,7 +120,7 @@ async fn restore(arguments: &Restore) -> anyhow::Result<Outcome> {
     if roots.iter().any(|root| root.namespace != namespace) {
         return Err(advise("the roots of the file are of different namespaces", "add --namespace NAMESPACE"));
     }
-    let client = cluster::connect().await?;
+    let client = cluster::connect(access).await?;
     let mut progress = Progress::begin();
     leaving::wait(&client, &namespace, Instant::now() + LEAVING, &mut progress).await?;
     progress.end();

@@ -20,8 +20,8 @@ pub struct Arguments {
 }
 
 /// Runs the verb.
-pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
-    let client = cluster::connect().await?;
+pub async fn run(arguments: Arguments, access: &cluster::Access) -> anyhow::Result<Outcome> {
+    let client = cluster::connect(access).await?;
     let api: Api<PolicySource> = match &arguments.namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),

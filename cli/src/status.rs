@@ -21,8 +21,8 @@ pub struct Arguments {
 }
 
 /// Runs the verb.
-pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
-    let client = cluster::connect().await?;
+pub async fn run(arguments: Arguments, access: &cluster::Access) -> anyhow::Result<Outcome> {
+    let client = cluster::connect(access).await?;
     let meshes = match &arguments.mesh {
         Some(name) => vec![cluster::mesh(&client, Some(name)).await?],
         None => cluster::meshes(&client).await?,

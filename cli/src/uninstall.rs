@@ -69,8 +69,8 @@ struct Inventory {
 }
 
 /// Runs the verb.
-pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
-    let client = cluster::connect().await?;
+pub async fn run(arguments: Arguments, access: &cluster::Access) -> anyhow::Result<Outcome> {
+    let client = cluster::connect(access).await?;
     let found = Inventory::take(&client, &arguments).await?;
     if found.gone.is_empty() {
         output::print(&format!("There is nothing of Meshwright in this cluster.\n{}", found.leftovers()))?;

@@ -49,8 +49,8 @@ enum Verb {
 }
 
 /// Runs the verb.
-pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
-    let client = cluster::connect().await?;
+pub async fn run(arguments: Arguments, access: &cluster::Access) -> anyhow::Result<Outcome> {
+    let client = cluster::connect(access).await?;
     let mesh = cluster::mesh(&client, arguments.mesh.as_deref()).await?;
     match (arguments.verb, arguments.version) {
         (None, Some(version)) => start(&client, &mesh, &version).await,

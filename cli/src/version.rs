@@ -30,10 +30,10 @@ struct MeshVersion {
 }
 
 /// Runs the verb. A cluster that does not answer is no failure: the client's version is known all the same.
-pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
+pub async fn run(arguments: Arguments, access: &cluster::Access) -> anyhow::Result<Outcome> {
     let mut versions = Versions { client: env!("CARGO_PKG_VERSION"), meshes: Vec::new() };
     if !arguments.client
-        && let Ok(client) = cluster::connect().await
+        && let Ok(client) = cluster::connect(access).await
     {
         let meshes = cluster::meshes(&client).await.unwrap_or_default();
         versions.meshes = meshes

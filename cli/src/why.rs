@@ -65,8 +65,8 @@ struct World {
 }
 
 /// Runs the verb.
-pub async fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
-    let client = cluster::connect().await?;
+pub async fn run(arguments: Arguments, access: &cluster::Access) -> anyhow::Result<Outcome> {
+    let client = cluster::connect(access).await?;
     let config = cluster::mesh(&client, arguments.mesh.as_deref()).await?;
     let world = World::read(&client, &config).await?;
     let request = if arguments.tcp {

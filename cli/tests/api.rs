@@ -22,7 +22,7 @@ const VARIABLE: &str = "MESHWRIGHT_TEST_KUBECONFIG";
 /// Much longer than anything takes; a test that waits so long has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-fn kubeconfig() -> String {
+pub fn kubeconfig() -> String {
     std::env::var(VARIABLE).unwrap_or_else(|_| {
         panic!("{VARIABLE} is not set; start a cluster with: tests/cluster/cluster up --tier api --name test")
     })

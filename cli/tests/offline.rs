@@ -48,6 +48,11 @@ fn without_a_cluster_the_error_says_what_to_do() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
     assert!(error.contains("KUBECONFIG"), "{error}");
+    // What is named is meant, wherever this runs.
+    let output = meshwright(&["status", "--kubeconfig", "/no/such/file"]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("no such cluster") && error.contains("/no/such/file"), "{error}");
 }
 
 #[test]

@@ -9,8 +9,8 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use crate::api::{ALONE, INSTALL, clean, client, remove, stderr, with_cluster, write};
-use crate::stdout;
+use crate::api::{ALONE, INSTALL, clean, client, kubeconfig, remove, stderr, with_cluster, write};
+use crate::{meshwright, stdout};
 
 pub const BOOKS: &str = "t-cli-books";
 const UPGRADE: &str = "meshwright-0-1-0-to-0-2-0";
@@ -149,14 +149,41 @@ async fn questions_about_a_mesh_are_answered_from_the_cluster() {
     let _alone = ALONE.lock().await;
     let client = client().await;
     clean(&client).await;
+    check_before();
     stdout(&run(&INSTALL));
     populate(&client).await;
+    check();
     why();
     proxies();
     sources();
+    where_and_as_whom();
     upgrade(&client).await;
     remove(&client, &namespace()).await;
     clean(&client).await;
+}
+
+/// Whether a cluster without a mesh can take one, and whether a user who may nothing can install it.
+fn check_before() {
+    let said = stdout(&run(&["check", "--pre", "--watch", "default", "-o", "json"]));
+    let findings: Vec<Value> = serde_json::from_str(&said).unwrap();
+    for check in ["kubernetes", "rights", "definitions", "other meshes", "pod security"] {
+        let found = findings.iter().find(|finding| finding["check"] == check).unwrap();
+        assert_eq!(found["state"], "Passed", "{found}");
+    }
+    let output = run(&["check", "--pre", "--as", "nobody-at-all"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let advice = run(&["check"]);
+    assert_eq!(advice.status.code(), Some(1));
+    assert!(stderr(&advice).contains("meshwright install"), "{}", stderr(&advice));
+}
+
+/// No operator runs here, and what would is said.
+fn check() {
+    let output = run(&["check"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("no replica is ready in meshwright-system"), "{table}");
+    assert!(table.contains("kubectl describe deployment"), "{table}");
 }
 
 fn why() {
@@ -206,6 +233,26 @@ fn sources() {
     let table = stdout(&run(&["sources", "-n", BOOKS]));
     assert!(table.contains("aaaaaaaaaaaa") && table.contains("bbbbbbbbbbbb"), "{table}");
     assert!(table.contains("x.yaml:3: cannot be read"), "{table}");
+}
+
+/// The flags that kubectl has too, before and after the verb.
+fn where_and_as_whom() {
+    let file = kubeconfig();
+    let elsewhere = |arguments: &[&str]| meshwright(arguments).output().unwrap();
+    for arguments in
+        [["--kubeconfig", &file, "sources", "-n", BOOKS], ["sources", "-n", BOOKS, "--kubeconfig", &file]]
+    {
+        let table = stdout(&elsewhere(&arguments));
+        assert!(table.contains("aaaaaaaaaaaa"), "{table}");
+    }
+    for (arguments, says) in [
+        (&["sources", "--as", "nobody-at-all"][..], "nobody-at-all"),
+        (&["sources", "--context", "no-such-context"], "no-such-context"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(stderr(&output).contains(says), "{}", stderr(&output));
+    }
 }
 
 async fn upgrade(client: &Client) {

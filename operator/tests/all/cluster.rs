@@ -46,14 +46,31 @@ pub async fn client(user: Option<&str>) -> Client {
 
 /// Runs kubectl with the kubeconfig's own rights.
 pub fn kubectl(args: &[&str]) {
+    said_by_kubectl(args);
+}
+
+fn said_by_kubectl(args: &[&str]) -> String {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = Command::new(root.join("tests/cluster/cluster"));
     command.current_dir(root).env("KUBECONFIG", kubeconfig()).args(["kubectl", "--"]).args(args);
     let output = command.output().expect("tests/cluster/cluster runs");
     assert!(output.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Definitions, namespace and rights as `kubectl apply -k config/default` brings them.
+/// Begins what an API server says when `config/admission` refuses something.
+pub const FENCE: &str = "ValidatingAdmissionPolicy 'meshwright-operator-";
+
+/// Whether the API server can have the fences of `config/admission` (Kubernetes 1.30 and newer).
+pub fn has_fences() -> bool {
+    let served =
+        said_by_kubectl(&["api-resources", "--api-group=admissionregistration.k8s.io", "-o", "wide"]);
+    served.lines().any(|line| {
+        line.starts_with("validatingadmissionpolicies ") && line.contains("admissionregistration.k8s.io/v1 ")
+    })
+}
+
+/// Definitions, namespace, rights and, where the server can have them, fences, as `kubectl apply -k` brings them.
 pub fn prepare() {
     kubectl(&["apply", "-k", "config/crd"]);
     kubectl(&["wait", "--for=condition=Established", "crd/meshconfigs.meshwright.io", "--timeout=30s"]);
@@ -61,6 +78,9 @@ pub fn prepare() {
     kubectl(&["wait", "--for=condition=Established", "crd/meshupgrades.meshwright.io", "--timeout=30s"]);
     kubectl(&["apply", "-f", "config/operator/namespace.yaml"]);
     kubectl(&["apply", "-k", "config/rbac"]);
+    if has_fences() {
+        kubectl(&["apply", "-k", "config/admission"]);
+    }
 }
 
 /// What [`prepare`] brings, and a running operator.

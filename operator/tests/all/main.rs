@@ -7,6 +7,7 @@
 
 mod cluster;
 mod control_plane;
+mod fences;
 mod lease;
 mod policy_source;
 mod restarts;

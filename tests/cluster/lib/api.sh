@@ -30,13 +30,19 @@ start_api_server() {
     --profiling=false
 }
 
+# The floor listens without TLS too unless it is told not to; later ones cannot, and have no such flag.
+no_plain_port() { if is_floor; then echo "--port=0"; fi; }
+
 start_controller_manager() {
+  local ipam=node-ipam-controller
+  if is_floor; then ipam=nodeipam; fi
+  # shellcheck disable=SC2046
   start_daemon kube-controller-manager "$KUBERNETES_BIN/kube-controller-manager" \
     --kubeconfig "$RUN/kubeconfigs/controller-manager" \
-    --controllers '*,-nodeipam' --use-service-account-credentials --leader-elect=false \
+    --controllers "*,-$ipam" --use-service-account-credentials --leader-elect=false \
     --service-account-private-key-file "$PKI/sa.key" --root-ca-file "$PKI/ca.crt" \
     --cluster-signing-cert-file "$PKI/ca.crt" --cluster-signing-key-file "$PKI/ca.key" \
-    --cluster-name "meshwright-$NAME" --port 0 --profiling=false \
+    --cluster-name "meshwright-$NAME" $(no_plain_port) --profiling=false \
     --kube-api-qps 200 --kube-api-burst 400 # its own limit of 20/s would take seconds of every start
 }
 

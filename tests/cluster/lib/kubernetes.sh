@@ -1,104 +1,74 @@
 # shellcheck shell=bash
-# Kubernetes itself, built once from Debian's source package and cached by version.
+# Kubernetes itself: which version a cluster runs, and its programs, built once and cached by version.
+#
+#   newest and those between   Go modules, pinned in tests/cluster/kubernetes/VERSION (kubernetes_modules.sh)
+#   the floor                  Debian's source package (kubernetes_floor.sh)
 
-KUBERNETES_VERSION=1.20.2
+KUBERNETES_FLOOR=1.20.2
 KUBERNETES_API=(kube-apiserver kube-controller-manager kubectl)
 KUBERNETES_COMMANDS=("${KUBERNETES_API[@]}" kube-scheduler kubelet kube-proxy)
-KUBERNETES_BIN=$CACHE/kubernetes/$KUBERNETES_VERSION
-KUBERNETES_BUILD=$CACHE/build/kubernetes-$KUBERNETES_VERSION
-export KUBERNETES_BIN
+KUBERNETES_PINS=$CLUSTER_HOME/kubernetes
+
+# Every version that can be had, oldest first.
+kubernetes_versions() {
+  local pins
+  echo "$KUBERNETES_FLOOR"
+  for pins in "$KUBERNETES_PINS"/*/go.mod; do
+    [ -e "$pins" ] && basename "$(dirname "$pins")"
+  done | sort -V
+}
+
+kubernetes_newest() { kubernetes_versions | tail -n 1; }
+
+# As people call a version.
+kubernetes_named() {
+  case $1 in
+    oldest) echo "$KUBERNETES_FLOOR" ;;
+    newest) kubernetes_newest ;;
+    *) echo "${1#v}" ;;
+  esac
+}
+
+need_pins() { # of a version that somebody asked for
+  kubernetes_versions | grep -qxF -- "$1" || die "there is no Kubernetes '$1' here" \
+    "There are: $(kubernetes_versions | tr '\n' ' ')" "Another is pinned with: $KUBERNETES_PINS/pin VERSION"
+}
+
+# set_kubernetes VERSION : which one the other parts build and start.
+set_kubernetes() {
+  KUBERNETES_VERSION=$1
+  KUBERNETES_MINOR=$(cut -d. -f2 <<<"$1")
+  KUBERNETES_BIN=$CACHE/kubernetes/$1
+  KUBERNETES_BUILD=$CACHE/build/kubernetes-$1
+  KUBERNETES_LOCK=kubernetes-$1
+  export KUBERNETES_VERSION KUBERNETES_MINOR KUBERNETES_BIN KUBERNETES_BUILD KUBERNETES_LOCK
+}
+
+is_floor() { [ "$KUBERNETES_VERSION" = "$KUBERNETES_FLOOR" ]; }
 
 kubernetes_ready() {
   local command
   for command in "$@"; do [ -x "$KUBERNETES_BIN/$command" ] || return 1; done
 }
 
-fetch_kubernetes_source() {
-  [ -d "$KUBERNETES_BUILD/source" ] && return 0
-  prepare_source_apt
-  rm -rf "$KUBERNETES_BUILD.tmp"
-  mkdir -p "$KUBERNETES_BUILD.tmp" "$KUBERNETES_BUILD"
-  cd "$KUBERNETES_BUILD.tmp"
-  # Ask for the upstream version, whatever Debian revision the mirror has of it.
-  local version
-  version=$(source_apt_cache showsrc kubernetes | awk '$1 == "Version:" {print $2}' |
-    grep -F "$KUBERNETES_VERSION" | tail -n 1)
-  source_apt source --only-source "kubernetes=$version"
-  mv kubernetes-*/ tree
-  replace_reflect2 tree
-  mv tree "$KUBERNETES_BUILD/source"
-  cd /
-  rm -rf "$KUBERNETES_BUILD.tmp"
-}
-
-source_apt_cache() {
-  local state=$CACHE/apt
-  apt-cache -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts=- \
-    -o Dir::State::lists="$state/lists" -o Dir::Cache="$state/cache" "$@"
-}
-
-# The vendored reflect2 1.0.1 reads Go's internals in a way that Go 1.19 broke: kube-apiserver then
-# crashes at the first custom resource that it decodes. Debian's 1.0.2 is the upstream fix.
-replace_reflect2() {
-  local vendored=$1/vendor/github.com/modern-go/reflect2
-  rm -rf "$vendored"
-  cp -rL "$UNPACKED/usr/share/gocode/src/github.com/modern-go/reflect2" "$vendored"
-  rm -f "$vendored"/*_test.go
-}
-
-# Module mode refuses the old go.mod; GOPATH mode wants the tree at its import path.
-kubernetes_go_env() {
-  mkdir -p "$KUBERNETES_BUILD/go/src/k8s.io"
-  ln -sfn "$KUBERNETES_BUILD/source" "$KUBERNETES_BUILD/go/src/k8s.io/kubernetes"
-  export GOPATH=$KUBERNETES_BUILD/go GOCACHE=$KUBERNETES_BUILD/gocache
-  export GO111MODULE=off CGO_ENABLED=0
-  export PATH=/usr/lib/go-1.19/bin:$PATH
-  # There is no git tree to ask.
-  export KUBE_GIT_VERSION=v$KUBERNETES_VERSION KUBE_GIT_COMMIT=debian KUBE_GIT_TREE_STATE=archive
-  export KUBE_GIT_MAJOR=1 KUBE_GIT_MINOR=20
-  cd "$GOPATH/src/k8s.io/kubernetes"
-}
-
-# kube-apiserver needs generated OpenAPI code, which is not in the source package.
-generate_kubernetes_code() {
-  [ -e "$KUBERNETES_BUILD/generated" ] && return 0
-  kubernetes_go_env
-  nice -n 5 make generated_files
-  touch "$KUBERNETES_BUILD/generated"
-}
-
-# The API server tells its version from client-go's variables, the others from component-base's; the
-# vendored path is the packages' real name in GOPATH mode.
-kubernetes_link_flags() {
-  local package flags="-s -w"
-  for package in k8s.io/kubernetes/vendor/k8s.io/{client-go/pkg,component-base}/version; do
-    flags+=" -X $package.gitVersion=v$KUBERNETES_VERSION -X $package.gitMajor=1 -X $package.gitMinor=20"
-    flags+=" -X $package.gitCommit=debian -X $package.gitTreeState=archive"
+kubernetes_link_flags() { # the packages that hold the version
+  local package source=modules flags="-s -w"
+  if is_floor; then source=debian; fi
+  for package in "$@"; do
+    flags+=" -X $package.gitVersion=v$KUBERNETES_VERSION -X $package.gitMajor=1 -X $package.gitMinor=$KUBERNETES_MINOR"
+    flags+=" -X $package.gitCommit=$source -X $package.gitTreeState=archive"
   done
   echo "$flags"
 }
 
-build_kubernetes_commands() {
-  local command flags
-  kubernetes_go_env
-  mkdir -p "$KUBERNETES_BIN"
-  flags=$(kubernetes_link_flags)
-  for command in "$@"; do
-    [ -x "$KUBERNETES_BIN/$command" ] && continue
-    nice -n 5 go build -trimpath -ldflags "$flags" -o "$KUBERNETES_BIN/.$command.tmp" "k8s.io/kubernetes/cmd/$command"
-    mv "$KUBERNETES_BIN/.$command.tmp" "$KUBERNETES_BIN/$command"
-  done
-}
-
 build_kubernetes() {
   if ! kubernetes_ready "$@"; then
-    say "Kubernetes $KUBERNETES_VERSION is built once (about 5 minutes on 2 cores) and cached in $KUBERNETES_BIN"
-    phase "unpack the source of Kubernetes" "$DEPS_LOG" fetch_kubernetes_source
-    phase "generate code (about 2 minutes)" "$DEPS_LOG" generate_kubernetes_code
-    phase "compile $*" "$DEPS_LOG" build_kubernetes_commands "$@"
+    if is_floor; then build_floor "$@"; else build_modules "$@"; fi
   fi
-  # The tree and the compiler's cache are gigabytes that nobody needs once all of it is built.
+  # Source and the compiler's cache are gigabytes that nobody needs once all of it is built.
   if kubernetes_ready "${KUBERNETES_COMMANDS[@]}" && [ -d "$KUBERNETES_BUILD" ]; then
-    rm -rf "$KUBERNETES_BUILD" "$CACHE/apt"
+    chmod -R u+w "$KUBERNETES_BUILD" # Go's module cache is read-only
+    rm -rf "$KUBERNETES_BUILD"
+    if is_floor; then rm -rf "$CACHE/apt"; fi
   fi
 }

@@ -107,6 +107,7 @@ kubeAPIQPS: 100
 kubeAPIBurst: 200
 eventRecordQPS: 0
 volumePluginDir: /var/lib/kubelet/volume-plugins
+$(newer_kubelet_config)
 END
   write_file "$RUN/kube-proxy.yaml" <<END
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
@@ -120,6 +121,19 @@ iptables: {minSyncPeriod: 0s, syncPeriod: 30s}
 # The connection table is the machine's, not ours to resize.
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 END
+}
+
+# What the floor is told on its command line, and does not know yet.
+newer_kubelet_config() {
+  is_floor && return 0
+  echo "containerRuntimeEndpoint: unix://$(containerd_socket)"
+  # Such a machine is no business of a test cluster's.
+  [ "$KUBERNETES_MINOR" -lt 31 ] || echo "failCgroupV1: false"
+}
+
+runtime_flags() {
+  is_floor || return 0
+  printf '%s\n' --container-runtime remote --container-runtime-endpoint "unix://$(containerd_socket)"
 }
 
 overlay_works() {
@@ -137,10 +151,11 @@ start_containerd() {
 }
 
 start_kubelet() {
+  local runtime
+  mapfile -t runtime < <(runtime_flags)
   start_daemon kubelet "$KUBERNETES_BIN/kubelet" --config "$RUN/kubelet.yaml" \
     --kubeconfig "$RUN/kubeconfigs/kubelet" --root-dir /var/lib/kubelet --cert-dir /var/lib/kubelet/pki \
-    --container-runtime remote --container-runtime-endpoint "unix://$(containerd_socket)" \
-    --hostname-override "$NAME" --node-ip "$NODE_IP"
+    "${runtime[@]}" --hostname-override "$NAME" --node-ip "$NODE_IP"
 }
 
 # Ready, as said by this kubelet: the API still holds what the one before it had said.
@@ -154,10 +169,12 @@ node_ready() {
 services_routed() { in_node curl -sf --max-time 2 http://127.0.0.1:10256/healthz; }
 
 start_node() {
+  local plain
+  mapfile -t plain < <(no_plain_port)
   make_mount_namespace
   write_node_config
   start_daemon kube-scheduler "$KUBERNETES_BIN/kube-scheduler" --kubeconfig "$RUN/kubeconfigs/scheduler" \
-    --leader-elect=false --port 0 --kube-api-qps 200 --kube-api-burst 400
+    --leader-elect=false "${plain[@]}" --kube-api-qps 200 --kube-api-burst 400
   start_containerd
   load_pause_image
   start_dns

@@ -11,10 +11,36 @@ set_cluster() {
   RUN=$RUN_ROOT/$NAME
   PKI=$RUN/pki
   MOUNTNS=$RUN/ns/mount
+  choose_kubernetes
   DAEMON_PATH=$UNPACKED/usr/bin:$UNPACKED/usr/sbin:$KUBERNETES_BIN:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
   export RUN PKI MOUNTNS DAEMON_PATH
   set_network_names
   set_cgroup_paths
+}
+
+# What a cluster runs stays so, unless something else is asked for; see change_kubernetes.
+choose_kubernetes() {
+  local has
+  has=$(cat "$RUN/kubernetes" 2>/dev/null || true)
+  # One that was made before this was written down.
+  [ -n "$has" ] || [ ! -e "$RUN/index" ] || has=$KUBERNETES_FLOOR
+  set_kubernetes "${has:-${KUBERNETES_GIVEN:-$(kubernetes_newest)}}"
+}
+
+# Takes another version than the cluster has: only while it is stopped, and not an older one, which would not understand
+# what the newer has stored.
+change_kubernetes() {
+  local has=$KUBERNETES_VERSION
+  [ -n "$KUBERNETES_GIVEN" ] || return 0
+  need_pins "$KUBERNETES_GIVEN"
+  [ "$KUBERNETES_GIVEN" != "$has" ] || return 0
+  set_kubernetes "$KUBERNETES_GIVEN"
+  [ -e "$RUN/index" ] || return 0
+  [ "$(printf '%s\n%s\n' "$has" "$KUBERNETES_VERSION" | sort -V | head -n 1)" = "$has" ] ||
+    die "cluster $NAME has data of Kubernetes $has, which $KUBERNETES_VERSION may not understand" \
+      "Start afresh: $CLUSTER_HOME/cluster down --purge --name $NAME"
+  [ "$(cluster_state)" = stopped ] || die "cluster $NAME runs Kubernetes $has" \
+    "Stop it first (its data stays): $CLUSTER_HOME/cluster down --name $NAME"
 }
 
 # The caller's own cluster, if KUBECONFIG names one that is not ours and nothing else was asked for.
@@ -63,7 +89,8 @@ cluster_state() {
 
 status_text() {
   local part pid
-  printf '%s  %s  tier=%s  server=%s\n' "$NAME" "$(cluster_state)" "$(cat "$RUN/tier" 2>/dev/null || echo '?')" "${SERVER:-none}"
+  printf '%s  %s  tier=%s  kubernetes=%s  server=%s\n' "$NAME" "$(cluster_state)" \
+    "$(cat "$RUN/tier" 2>/dev/null || echo '?')" "$KUBERNETES_VERSION" "${SERVER:-none}"
   printf '  kubeconfig %s\n' "$RUN/kubeconfig"
   for part in $(tier_parts); do
     if pid=$(daemon_pid "$part"); then printf '  %-26s pid %s\n' "$part" "$pid"; else printf '  %-26s not running\n' "$part"; fi
@@ -77,8 +104,8 @@ status_json() {
     parts=$(jq -c --arg part "$part" --argjson pid "$pid" '.[$part] = $pid' <<<"$parts")
   done
   jq -cn --arg name "$NAME" --arg state "$(cluster_state)" --arg tier "$(cat "$RUN/tier" 2>/dev/null || true)" \
-    --arg kubeconfig "$RUN/kubeconfig" --arg server "${SERVER:-}" --arg host "${HOST_IP:-}" --arg node "${NODE_IP:-}" \
+    --arg kubernetes "$KUBERNETES_VERSION" --arg kubeconfig "$RUN/kubeconfig" --arg server "${SERVER:-}" --arg host "${HOST_IP:-}" --arg node "${NODE_IP:-}" \
     --arg pods "${POD_CIDR:-}" --arg services "${SERVICE_CIDR:-}" --argjson parts "$parts" \
-    '{name: $name, state: $state, tier: $tier, kubeconfig: $kubeconfig, server: $server, hostIP: $host,
+    '{name: $name, state: $state, tier: $tier, kubernetes: $kubernetes, kubeconfig: $kubeconfig, server: $server, hostIP: $host,
       nodeIP: $node, podCIDR: $pods, serviceCIDR: $services, parts: $parts}'
 }

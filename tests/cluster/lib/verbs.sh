@@ -5,6 +5,8 @@ verb_deps() {
   local tier=all
   [ -z "$TIER" ] || tier=$TIER
   need_root
+  need_pins "${KUBERNETES_GIVEN:=$(kubernetes_newest)}"
+  set_kubernetes "$KUBERNETES_GIVEN"
   prepare "$tier"
   say "ready: $CACHE"
 }
@@ -19,15 +21,17 @@ verb_up() {
   need_root
   [ "$(cat "$RUN/tier" 2>/dev/null)" != node ] || TIER=node # a node is never taken away by `up`
   TIER=${TIER:-api}
+  change_kubernetes
   prepare "$TIER"
   with_lock "cluster-$NAME" up_locked
-  say "cluster $NAME is up (tier $TIER, $(seconds_since "$started")). Use it with:"
+  say "cluster $NAME is up (Kubernetes $KUBERNETES_VERSION, tier $TIER, $(seconds_since "$started")). Use it with:"
   say "  eval \"\$($CLUSTER_HOME/cluster env --name $NAME)\""
 }
 
 up_locked() {
   mkdir -p "$RUN/logs"
   with_lock indexes allocate_index || exit 1
+  echo "$KUBERNETES_VERSION" | write_file "$RUN/kubernetes"
   set_cluster "$NAME"
   echo "$TIER" | write_file "$RUN/tier"
   phase "start the API ($SERVER)" "$RUN/logs/up.log" start_api

@@ -34,6 +34,25 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Starts a cluster of ours with an API server and no node, of a Kubernetes version (or `oldest`, `newest`); one that
+    /// is stopped keeps its data.
+    ///
+    /// # Errors
+    /// As the script says: when the data is of a newer version, for one.
+    pub fn start_api(name: &str, kubernetes: &str) -> anyhow::Result<Self> {
+        stream(script().args(["up", "--tier", "api", "--name", name, "--kubernetes", kubernetes]))?;
+        Self::named(name)
+    }
+
+    /// Stops a cluster of ours; its data stays, unless that is to go too.
+    ///
+    /// # Errors
+    /// As the script says.
+    pub fn stop(name: &str, purge: bool) -> anyhow::Result<()> {
+        let purge = purge.then_some("--purge");
+        stream(script().args(["down", "--name", name]).args(purge))
+    }
+
     /// A cluster of ours that runs already, whatever `KUBECONFIG` says.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod git;
 pub mod load;
 pub mod node;
+pub mod pod;
 pub mod shell;
 pub mod story;
 pub mod summary;

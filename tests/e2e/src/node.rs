@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
+use crate::pod::statuses;
 
 impl Cluster {
     /// The folder of all data of the cluster: etcd's, containerd's, the kubelet's, and every log.
@@ -45,8 +46,7 @@ impl Cluster {
 }
 
 fn container_id(pod: &Value, container: &str) -> anyhow::Result<String> {
-    let all = pod["status"]["containerStatuses"].as_array();
-    let status = all.into_iter().flatten().find(|status| status["name"] == container);
+    let status = statuses(pod).into_iter().find(|status| status["name"] == container);
     let id = status.and_then(|status| status["containerID"].as_str());
     let id = id.with_context(|| format!("{container} does not run"))?;
     Ok(id.trim_start_matches("containerd://").to_owned())

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, condition};
 use crate::git;
 use crate::load::{Follower, Totals};
+use crate::pod::has_sidecar;
 use crate::shell::{output, stream, until};
 use crate::summary::Summary;
 
@@ -142,11 +143,7 @@ impl Story {
         for namespace in NAMESPACES {
             for pod in cluster.list(&["pods", "-n", namespace])? {
                 let name = &pod["metadata"]["name"];
-                let containers = pod["spec"]["containers"].as_array().context("no containers")?;
-                ensure!(
-                    containers.iter().any(|container| container["name"] == "meshwright-proxy"),
-                    "pod {namespace}/{name} has no sidecar"
-                );
+                ensure!(has_sidecar(&pod), "pod {namespace}/{name} has no sidecar");
                 println!("  {namespace}/{} has its sidecar", name.as_str().unwrap_or_default());
             }
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use e2e::cluster::Cluster;
+use e2e::pod::has_sidecar;
 use e2e::shell::{output, until};
 use serde_json::{Value, json};
 
@@ -25,10 +26,6 @@ fn merge(into: &mut Value, from: &Value) {
     for (key, value) in from.as_object().unwrap() {
         into[key] = value.clone();
     }
-}
-
-fn has_sidecar(pod: &Value) -> bool {
-    pod["spec"]["containers"].as_array().unwrap().iter().any(|c| c["name"] == "meshwright-proxy")
 }
 
 #[test]

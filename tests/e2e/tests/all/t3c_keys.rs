@@ -5,9 +5,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use e2e::cluster::Cluster;
 use e2e::node::{IDENTITY, files_with, identity, inside, status};
+use e2e::pod::SIDECAR;
 use serde_json::Value;
-
-const SIDECAR: &str = "meshwright-proxy";
 
 /// The store's pod, and a process of its sidecar.
 fn sidecar(cluster: &Cluster) -> (Value, u32) {
@@ -90,9 +89,10 @@ fn only_the_sidecars_user_may_read_the_key_and_only_the_sidecar_has_the_volume()
     assert!(run.contains(" - tmpfs "), "the key's volume is memory: {run}");
 
     let mounted = |container: &&Value| container["volumeMounts"].to_string().contains("\"/run/meshwright\"");
-    let all = ["containers", "initContainers"].map(|kind| pod["spec"][kind].as_array().cloned());
-    let all: Vec<Value> = all.into_iter().flatten().flatten().collect();
-    let with = all.iter().filter(mounted).map(|container| container["name"].as_str().unwrap());
+    let with = e2e::pod::containers(&pod)
+        .into_iter()
+        .filter(mounted)
+        .map(|container| container["name"].as_str().unwrap());
     assert!(with.clone().all(|name| name.starts_with("meshwright-")), "{:?}", with.collect::<Vec<_>>());
     let app = cluster.processes(&pod, "bookstore").unwrap()[0];
     assert!(!inside(app, IDENTITY).exists(), "the app has no such file");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use e2e::blink::Blinks;
 use e2e::load::Totals;
+use e2e::pod::{containers, statuses};
 use e2e::shell::{output, until};
 use e2e::story::{MESH, NAMESPACES, Story};
 use serde_json::{Value, json};
@@ -29,10 +30,6 @@ pub fn pods(story: &Story) -> Vec<Value> {
     NAMESPACES.iter().flat_map(list).collect()
 }
 
-fn containers<'a>(pod: &'a Value, place: &str) -> Vec<&'a Value> {
-    pod.pointer(place).and_then(Value::as_array).into_iter().flatten().collect()
-}
-
 fn name(pod: &Value) -> String {
     let metadata = &pod["metadata"];
     format!("{}/{}", metadata["namespace"].as_str().unwrap(), metadata["name"].as_str().unwrap())
@@ -41,7 +38,7 @@ fn name(pod: &Value) -> String {
 /// The pods that are to live on: what an earlier test ended may still be there.
 pub fn lives(story: &Story) -> Lives {
     let life = |pod: &Value| {
-        let statuses = containers(pod, "/status/containerStatuses");
+        let statuses = statuses(pod);
         let apps = statuses.into_iter().filter(|status| !SLOTS.iter().any(|slot| status["name"] == *slot));
         (name(pod), (pod["metadata"]["uid"].clone(), apps.map(|app| app["restartCount"].clone()).collect()))
     };
@@ -50,7 +47,7 @@ pub fn lives(story: &Story) -> Lives {
 }
 
 fn has_slots(pod: &Value) -> bool {
-    let all = containers(pod, "/spec/containers");
+    let all = containers(pod);
     SLOTS.iter().all(|slot| all.iter().any(|container| container["name"] == *slot))
 }
 
@@ -59,7 +56,7 @@ fn envoys(story: &Story) -> Vec<String> {
     let version = |pod: &Value| {
         let metadata = &pod["metadata"];
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let app = containers(pod, "/spec/containers").into_iter().map(|container| text(&container["name"]));
+        let app = containers(pod).into_iter().map(|container| text(&container["name"]));
         let app = app.into_iter().find(|name| !SLOTS.contains(&name.as_str())).unwrap();
         let ask = ["bookstore", "call", "--show", "http://127.0.0.1:15020/stats"];
         let (namespace, name) = (text(&metadata["namespace"]), text(&metadata["name"]));

@@ -11,7 +11,8 @@ use serde_json::json;
 
 use crate::t6_hot_swap::{MINUTE, assert_none_failed, lives, prepare};
 
-/// The pause between kills of the API server; how long that goes on, and how many there are, at least.
+/// How long the API server lives each time; it takes about 7 s to answer again, and one that is killed before it does
+/// would keep everything as it is. How long that goes on, and how many kills there are, at least.
 const EVERY: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(120);
 const KILLS: u32 = 10;
@@ -81,15 +82,18 @@ fn one_watch_ahead_of_another_takes_no_endpoint_away() {
     let load = story.follow("load").unwrap();
     let before = lives(&story);
 
-    let (start, sent) = (Instant::now(), load.totals().sent);
     let enough = Arc::new(AtomicBool::new(false));
     let kills = Arc::new(AtomicU32::new(0));
-    let killer = killer(&story, &enough, &kills);
     let version = json!({"spec": {"version": "0.2.0"}});
-    until("the version to be edited", MINUTE, || {
-        story.cluster.patch(&["meshconfig", MESH], &version).map(Some)
+    story.cluster.patch(&["meshconfig", MESH], &version).unwrap();
+    // The new control plane comes up in peace: it is while pods move that one watch can be ahead of another.
+    until("sidecars to be swapped", 5 * MINUTE, || {
+        let upgrades = story.cluster.list(&["meshupgrades"])?;
+        Ok(upgrades.iter().any(|one| one["status"]["phase"] == "Moving").then_some(()))
     })
     .unwrap();
+    let (start, sent) = (Instant::now(), load.totals().sent);
+    let killer = killer(&story, &enough, &kills);
     let swapped = until("every sidecar to be swapped", 15 * MINUTE, || {
         let mesh = story.cluster.get(&["meshconfig", MESH])?;
         let swapped = mesh["status"]["version"]["effective"] == "0.2.0";

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use e2e::cluster::{Cluster, ready};
+use e2e::pod::statuses as statuses_of;
 use e2e::shell::{output, until};
 use e2e::story::{BOOKS, Story};
 use serde_json::{Value, json};
@@ -130,19 +131,15 @@ fn members_of_a_stateful_set_are_called_by_their_names_and_heal() {
 
     // Both are killed as if the machine were short of memory; kubelet starts each again.
     for name in ["store", "meshwright-proxy"] {
-        let all = pods[0]["status"]["containerStatuses"].as_array().unwrap();
-        let status = all.iter().find(|status| status["name"] == name).unwrap();
+        let status = statuses_of(&pods[0]).into_iter().find(|status| status["name"] == name).unwrap();
         let id = status["containerID"].as_str().unwrap().trim_start_matches("containerd://").to_owned();
         cluster.ctr(&["tasks", "kill", "--signal", "SIGKILL", &id]).unwrap();
         until(format!("container {name} to be started again"), MINUTE, || {
             let pod = cluster.get(&["pod", "-n", "bookstore", "member-0"])?;
-            let all = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
-            Ok(all
-                .iter()
-                .any(|now| {
-                    now["name"] == name && now["restartCount"].as_i64() > status["restartCount"].as_i64()
-                })
-                .then_some(()))
+            let again = |now: &Value| {
+                now["name"] == name && now["restartCount"].as_i64() > status["restartCount"].as_i64()
+            };
+            Ok(statuses_of(&pod).into_iter().any(again).then_some(()))
         })
         .unwrap();
         until_ready(cluster, "bookstore", "members", 2);
@@ -198,8 +195,7 @@ fn a_job_calls_at_once_and_ends_with_its_sidecar() {
         let object = cluster.get(&["job", "-n", "bookbuyer", &name]).unwrap();
         assert_eq!(object["status"]["succeeded"], 1, "{object}");
         let pods = cluster.list(&["pods", "-n", "bookbuyer", "-l", &format!("job-name={name}")]).unwrap();
-        let all = pods[0]["spec"]["containers"].as_array().unwrap();
-        assert!(all.iter().any(|container| container["name"] == "meshwright-proxy"), "it had a sidecar");
+        assert!(e2e::pod::has_sidecar(&pods[0]), "it had a sidecar");
     }
     delete(cluster, "bookbuyer", &["job/once", "cronjob/often"]);
 }

@@ -45,7 +45,7 @@ fn pods_of_the_mesh_wait_for_the_injector_and_others_do_not() {
     })
     .unwrap();
     let pod = cluster.get(&["pod", "-n", "bookthief", "late"]).unwrap();
-    assert!(pod["spec"]["containers"].as_array().unwrap().len() > 1, "with its sidecar");
+    assert!(e2e::pod::has_sidecar(&pod), "with its sidecar");
     for namespace in ["default", "bookthief"] {
         output(cluster.kubectl().args(["delete", "pod", "-n", namespace, "late", "--wait=false"])).unwrap();
     }
