@@ -169,10 +169,15 @@ impl World {
         created.unwrap_or_else(|error| panic!("cannot create {kind} {}: {error}", object.name_any()));
     }
 
-    /// A service account. Pods may use it once the controller manager has given it its token.
+    /// A service account. Before Kubernetes 1.24 pods may use it only once the controller manager has made its token's
+    /// Secret; from then on there is none.
     async fn account(&self, namespace: &str, name: &str) {
         self.create("", "v1", "ServiceAccount", json!({"metadata": {"name": name, "namespace": namespace}}))
             .await;
+        let minor = self.admin.apiserver_version().await.unwrap().minor;
+        if minor.trim_end_matches('+').parse::<u32>().unwrap() >= 24 {
+            return;
+        }
         let api: Api<ServiceAccount> = Api::namespaced(self.admin.clone(), namespace);
         until("the service account has its token", || {
             let api = api.clone();

@@ -41,11 +41,21 @@ pub fn trouble(pod: &Pod, slots: &Slots) -> String {
     let status = pod.status.as_ref();
     let statuses = status.and_then(|status| status.container_statuses.as_ref()).into_iter().flatten();
     let inits = status.and_then(|status| status.init_container_statuses.as_ref()).into_iter().flatten();
-    let words = statuses.chain(inits).find(|status| status.name == name).and_then(words);
-    match words {
+    let status = statuses.chain(inits).find(|status| status.name == name);
+    match status.and_then(words) {
         Some(words) => format!("slot {slot} does not take over, and {serving} serves on: {words}"),
+        None if status.is_some_and(has_ended) => format!(
+            "slot {slot} has not taken over yet, and {serving} serves on: its container waits to be started; kubectl \
+             describe pod says for what"
+        ),
         None => format!("slot {slot} has not taken over yet, and {serving} serves on"),
     }
+}
+
+/// Whether a container has ended and is not started again. Of a native sidecar that ended well a kubelet says no more than
+/// that, whatever it waits for, an image for one (kubernetes/kubernetes `convertToAPIContainerStatuses`).
+fn has_ended(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| state.terminated.is_some())
 }
 
 fn words(status: &ContainerStatus) -> Option<String> {
@@ -186,5 +196,16 @@ mod tests {
         assert_eq!(words, "slot b does not take over, and 0.1.0 serves on: ImagePullBackOff: no such image");
         assert_eq!(trouble(&pod("containers"), &slots), "slot a has not taken over yet, and 0.1.0 serves on");
         assert_eq!(of(&Pod::default(), None), None);
+        let mut native = pod("initContainers");
+        let ended = json!([{"name": "meshwright-proxy-b", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                            "state": {"terminated": {"exitCode": 0}}}]);
+        let status = native.status.get_or_insert_default();
+        status.container_statuses = None;
+        status.init_container_statuses = serde_json::from_value(ended).unwrap();
+        let words = trouble(&native, &Slots { live: Slot::B, ..slots });
+        assert!(
+            words.ends_with("its container waits to be started; kubectl describe pod says for what"),
+            "{words}"
+        );
     }
 }

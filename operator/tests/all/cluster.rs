@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use gitops::worker::{Addresses, Program};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -96,9 +96,13 @@ pub async fn with_operator() -> Client {
 /// The pod that this operator would run in: its tokens for the controllers are bound to it.
 async fn own_pod(client: &Client) -> OwnPod {
     let pods: Api<Pod> = Api::namespaced(client.clone(), "meshwright-system");
+    // The namespace takes restricted pods only, where the server knows such levels.
+    let security = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+    let container = json!({"name": "operator", "image": "none",
+        "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}});
     let pod = json!({
         "metadata": {"name": "operator-under-test"},
-        "spec": {"serviceAccountName": "meshwright-operator", "containers": [{"name": "operator", "image": "none"}]},
+        "spec": {"serviceAccountName": "meshwright-operator", "securityContext": security, "containers": [container]},
     });
     let pod: Pod = serde_json::from_value(pod).unwrap();
     until("the operator's pod", || async {
@@ -185,6 +189,18 @@ pub async fn control_plane_namespace(client: &Client, name: &str) {
     .unwrap();
     let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), name);
     bindings.patch(role, &apply, &Patch::Apply(&binding)).await.unwrap();
+}
+
+/// Waits until pods of a namespace may be made: its service account is there and, before Kubernetes 1.24, has its Secret.
+pub async fn default_account(client: &Client, namespace: &str) {
+    let minor = client.apiserver_version().await.unwrap().minor;
+    let has_secrets = minor.trim_end_matches('+').parse::<u32>().unwrap() < 24;
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    until("the namespace's service account", || async {
+        let account = accounts.get("default").await.map_err(|error| error.to_string())?;
+        if has_secrets && account.secrets.is_none() { Err("it has no token yet".to_owned()) } else { Ok(()) }
+    })
+    .await;
 }
 
 /// Plays the kubelet, of which this tier has none: every pod that the real Deployments made becomes ready.

@@ -7,7 +7,8 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use crate::cluster::{
-    FENCE, OPERATOR_USER, client, control_plane_namespace, has_fences, namespace, until, with_operator,
+    FENCE, OPERATOR_USER, client, control_plane_namespace, default_account, has_fences, namespace, until,
+    with_operator,
 };
 
 const SYSTEM: &str = "fences-system";
@@ -110,6 +111,7 @@ async fn what_the_operators_rights_would_allow_is_refused_where_the_server_has_f
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app"},
         "spec": {"containers": [{"name": "app", "image": "app:1"}, {"name": "meshwright-proxy", "image": "proxy:1"}]},
     });
+    default_account(&admin, TENANT).await;
     create(&admin, &format!("/api/v1/namespaces/{TENANT}/pods"), &pod).await.unwrap();
     let image = async |container: &str| {
         let body = json!({"spec": {"containers": [{"name": container, "image": "other:2"}]}});

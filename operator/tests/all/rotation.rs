@@ -19,7 +19,7 @@ use runtime::https::Peer;
 use runtime::shutdown::Shutdown;
 use serde_json::json;
 
-use crate::cluster::{client, make_pods_ready, namespace, until, with_operator};
+use crate::cluster::{client, default_account, make_pods_ready, namespace, until, with_operator};
 
 const MESH: &str = "t-rotate";
 const SYSTEM: &str = "meshwright-system";
@@ -110,12 +110,7 @@ impl Scene {
     }
 
     async fn sidecar(&self, name: &str) -> Pod {
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), SHOP);
-        until("the service account has its token", || async {
-            let account = accounts.get("default").await.map_err(|error| error.to_string())?;
-            account.secrets.ok_or_else(|| "not yet".to_owned())
-        })
-        .await;
+        default_account(&self.client, SHOP).await;
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), SHOP);
         let _ =
             pods.delete(name, &DeleteParams { grace_period_seconds: Some(0), ..Default::default() }).await;

@@ -46,8 +46,8 @@ compile_modules() {
   local go command flags
   go=$(find_go)
   mkdir -p "$KUBERNETES_BIN" "$KUBERNETES_BUILD"
-  # The machine's own module cache is as good as ours; the compiler's results are of no other use.
-  export GOCACHE=$KUBERNETES_BUILD/gocache GOFLAGS=-mod=readonly GOTOOLCHAIN=local CGO_ENABLED=0
+  export GOMODCACHE=$KUBERNETES_BUILD/modules GOCACHE=$KUBERNETES_BUILD/gocache
+  export GOFLAGS="-mod=readonly -buildvcs=false" GOTOOLCHAIN=local CGO_ENABLED=0
   flags=$(kubernetes_link_flags k8s.io/{component-base,client-go/pkg}/version)
   cd "$KUBERNETES_PINS/$KUBERNETES_VERSION"
   for command in "$@"; do

@@ -22,6 +22,15 @@ pub fn statuses(pod: &Value) -> Vec<&Value> {
     both(pod, "status", ["containerStatuses", "initContainerStatuses"])
 }
 
+/// Whether its sidecar starts before the app's own init containers, so that those are of the mesh too.
+#[must_use]
+pub fn is_native(pod: &Value) -> bool {
+    has_sidecar(pod)
+        && !pod["spec"]["containers"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|one| one["name"] == SIDECAR))
+}
+
 /// Whether it has a sidecar.
 #[must_use]
 pub fn has_sidecar(pod: &Value) -> bool {
