@@ -30,7 +30,8 @@ kubernetes_named() {
 }
 
 need_pins() { # of a version that somebody asked for
-  kubernetes_versions | grep -qxF -- "$1" || die "there is no Kubernetes '$1' here" \
+  # Not `grep -q`: it would end before the list does, and that counts as failed.
+  kubernetes_versions | grep -xF -- "$1" >/dev/null || die "there is no Kubernetes '$1' here" \
     "There are: $(kubernetes_versions | tr '\n' ' ')" "Another is pinned with: $KUBERNETES_PINS/pin VERSION"
 }
 

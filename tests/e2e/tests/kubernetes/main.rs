@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use e2e::cluster::Cluster;
-use e2e::shell::output;
+use e2e::shell::{output, root};
 use serde_json::Value;
 
 const NAME: &str = "test-stored";
@@ -24,7 +24,7 @@ impl Drop for Ends {
 }
 
 fn kubectl(cluster: &Cluster, args: &[&str]) -> String {
-    output(cluster.kubectl().args(args)).unwrap()
+    output(cluster.kubectl().current_dir(root()).args(args)).unwrap()
 }
 
 /// The second number of the API server's version.
