@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::check::State;
 
-    fn mesh(status: Value) -> MeshConfig {
+    fn mesh(status: &Value) -> MeshConfig {
         serde_json::from_value(json!({
             "apiVersion": "meshwright.io/v1alpha1", "kind": "MeshConfig",
             "metadata": {"name": "books", "generation": 2}, "spec": {"version": "0.2.0"}, "status": status,
@@ -137,7 +137,7 @@ mod tests {
                "lastTransitionTime": "2026-11-23T00:00:00Z"})
     }
 
-    fn found(status: Value) -> Vec<(&'static str, State)> {
+    fn found(status: &Value) -> Vec<(&'static str, State)> {
         let findings = judge(&mesh(status), "2026-11-25T00:00:00Z".parse().unwrap());
         findings.iter().map(|finding| (finding.check, finding.state)).collect()
     }
@@ -148,7 +148,7 @@ mod tests {
             "observedGeneration": 2, "proxies": {"total": 3, "connected": 3, "rejected": 0},
             "conditions": [condition("Ready", "True"), condition("Stalled", "False"), condition("Reconciling", "False")],
         });
-        assert_eq!(found(status), [("mesh", State::Passed), ("sidecars", State::Passed)]);
+        assert_eq!(found(&status), [("mesh", State::Passed), ("sidecars", State::Passed)]);
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
             "certificateAuthority": root,
             "policySources": [{"name": "shop", "applied": "a", "attempted": "b", "message": "not YAML"}],
         });
-        let findings = judge(&mesh(status), "2026-11-25T00:00:00Z".parse().unwrap());
+        let findings = judge(&mesh(&status), "2026-11-25T00:00:00Z".parse().unwrap());
         let states: Vec<_> = findings.iter().map(|finding| (finding.check, finding.state)).collect();
         assert_eq!(
             states,
@@ -186,7 +186,7 @@ mod tests {
             "conditions": [condition("Ready", "True"), condition("Reconciling", "True"), condition("Injector", "False")],
         });
         assert_eq!(
-            found(status),
+            found(&status),
             [
                 ("mesh", State::Warning),
                 ("mesh", State::Warning),
@@ -194,6 +194,6 @@ mod tests {
                 ("sidecars", State::Warning)
             ]
         );
-        assert_eq!(found(json!({"observedGeneration": 1})), [("mesh", State::Failed)]);
+        assert_eq!(found(&json!({"observedGeneration": 1})), [("mesh", State::Failed)]);
     }
 }
