@@ -148,7 +148,7 @@ fn machines(nodes: &[Node]) -> Finding {
     let others: Vec<_> = nodes.iter().filter(|node| !fits(node)).map(ResourceExt::name_any).collect();
     match (nodes.len() - others.len(), others.as_slice()) {
         (0, []) => Finding::warning("nodes", "there is none, so nothing will run", "kubectl get nodes"),
-        (fitting, []) => Finding::passed("nodes", format!("all {fitting} are linux/amd64")),
+        (fitting, []) => Finding::passed("nodes", format!("each of {fitting} is linux/amd64")),
         (0, _) => {
             Finding::failed("nodes", "none is linux/amd64, which the images are for", "add such a node")
         }

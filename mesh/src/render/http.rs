@@ -13,7 +13,7 @@ use envoy_types::pb::google::protobuf::Any;
 
 use super::Context;
 use super::log::{Of, access_log};
-use super::wire::{ads, any, number, seconds, yes};
+use super::wire::{self, any, number, seconds, yes};
 use crate::ingest::HttpMatch;
 
 /// Name of the filter by which per-route configuration refers to it.
@@ -101,7 +101,7 @@ pub(super) fn manager(
             ..Default::default()
         }],
         route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::Rds(hcm::Rds {
-            config_source: Some(ads()),
+            config_source: Some(wire::routes()),
             route_config_name: route_name.to_owned(),
         })),
         ..Default::default()

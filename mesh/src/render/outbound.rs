@@ -20,7 +20,7 @@ use super::http::{
 use super::listen::{self, closed, everywhere, for_requests};
 use super::tls::Peer;
 use super::upstream::{HTTP_OPTIONS, handle, handle_connections, settle};
-use super::wire::{Resources, ads, any, milliseconds, no, number, seconds, socket_address, yes};
+use super::wire::{self, Resources, any, milliseconds, no, number, seconds, socket_address, yes};
 use super::{Context, tcp, tls};
 use crate::ingest::{Carried, Protocol, ServiceAccount};
 use crate::resource_name::ResourceName;
@@ -266,7 +266,7 @@ fn action(receivers: Receivers<'_>, to: &Route) -> route::RouteAction {
 fn service_cluster(context: Context<'_>, key: &ServicePort, destination: &Destination) -> cluster::Cluster {
     let mut cluster = cluster::Cluster {
         eds_cluster_config: Some(cluster::cluster::EdsClusterConfig {
-            eds_config: Some(ads()),
+            eds_config: Some(wire::endpoints()),
             ..Default::default()
         }),
         cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(

@@ -86,12 +86,27 @@ pub(super) fn socket_address(address: &str, port: u16) -> core::Address {
     }
 }
 
-/// Resources over the stream that this one came by. The timeout lets Envoy go on without a resource that does not
-/// come; 0 would hold it up for ever.
-pub(super) fn ads() -> core::ConfigSource {
+/// Seconds that Envoy waits for a cluster's endpoints before it goes on without.
+const ENDPOINTS: i64 = 5;
+/// Seconds that Envoy waits for a listener's routes: without them it answers 404, so it must outlast a controller that dies
+/// after it sent the listener. Not for ever: a route may be withheld, and the sidecar has others.
+const ROUTES: i64 = 60;
+
+/// A cluster's endpoints, over the stream that the cluster came by.
+pub(super) fn endpoints() -> core::ConfigSource {
+    ads(ENDPOINTS)
+}
+
+/// A listener's routes, over the stream that the listener came by.
+pub(super) fn routes() -> core::ConfigSource {
+    ads(ROUTES)
+}
+
+/// The timeout lets Envoy go on without a resource that does not come; 0 would hold it up for ever.
+fn ads(timeout: i64) -> core::ConfigSource {
     core::ConfigSource {
         resource_api_version: core::ApiVersion::V3.into(),
-        initial_fetch_timeout: seconds(5),
+        initial_fetch_timeout: seconds(timeout),
         config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
             core::AggregatedConfigSource::default(),
         )),
