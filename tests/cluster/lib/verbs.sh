@@ -30,8 +30,9 @@ verb_up() {
 
 up_locked() {
   mkdir -p "$RUN/logs"
-  with_lock indexes allocate_index || exit 1
+  # Before the index: a cluster with an index and no version is one of the time before versions, which were the oldest.
   echo "$KUBERNETES_VERSION" | write_file "$RUN/kubernetes"
+  with_lock indexes allocate_index || exit 1
   set_cluster "$NAME"
   echo "$TIER" | write_file "$RUN/tier"
   phase "start the API ($SERVER)" "$RUN/logs/up.log" start_api
