@@ -31,6 +31,61 @@ pub struct Arguments {
     format: FormatArgument,
 }
 
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// The version of the API server.
+    Kubernetes,
+    /// What the user may write.
+    Rights,
+    /// Definitions of SMI and OSM that are there.
+    Definitions,
+    /// What machines there are.
+    Nodes,
+    /// Who else injects sidecars.
+    OtherMeshes,
+    /// What the namespaces of the mesh allow pods.
+    PodSecurity,
+    /// Whether the namespaces that shall be watched are there.
+    Namespaces,
+    /// The operator's Deployment.
+    Operator,
+    /// What the MeshConfig says of itself.
+    Mesh,
+    /// Whether sidecars are connected and take what they are sent.
+    Sidecars,
+    /// Until when the root of trust is good.
+    Root,
+    /// Whether what the repositories hold is in force.
+    Policies,
+}
+
+impl Check {
+    /// As it is printed, in JSON too.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kubernetes => "kubernetes",
+            Self::Rights => "rights",
+            Self::Definitions => "definitions",
+            Self::Nodes => "nodes",
+            Self::OtherMeshes => "other-meshes",
+            Self::PodSecurity => "pod-security",
+            Self::Namespaces => "namespaces",
+            Self::Operator => "operator",
+            Self::Mesh => "mesh",
+            Self::Sidecars => "sidecars",
+            Self::Root => "root",
+            Self::Policies => "policies",
+        }
+    }
+}
+
+impl Serialize for Check {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 /// How something is.
 #[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
@@ -45,7 +100,7 @@ enum State {
 /// What was looked at, and what was found.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    check: &'static str,
+    check: Check,
     state: State,
     says: String,
     /// What to do; nothing where there is nothing to do.
@@ -55,17 +110,17 @@ pub struct Finding {
 
 impl Finding {
     /// It is as it should be.
-    pub fn passed(check: &'static str, says: impl Into<String>) -> Self {
+    pub fn passed(check: Check, says: impl Into<String>) -> Self {
         Self { check, state: State::Passed, says: says.into(), next: String::new() }
     }
 
     /// It works, and somebody should know.
-    pub fn warning(check: &'static str, says: impl Into<String>, next: impl Into<String>) -> Self {
+    pub fn warning(check: Check, says: impl Into<String>, next: impl Into<String>) -> Self {
         Self { check, state: State::Warning, says: says.into(), next: next.into() }
     }
 
     /// It does not work.
-    pub fn failed(check: &'static str, says: impl Into<String>, next: impl Into<String>) -> Self {
+    pub fn failed(check: Check, says: impl Into<String>, next: impl Into<String>) -> Self {
         Self { check, state: State::Failed, says: says.into(), next: next.into() }
     }
 }
@@ -94,7 +149,7 @@ fn table(findings: &[Finding]) -> Table {
             State::Failed => ("Failed", Tone::Bad),
         };
         table.row([
-            finding.check.into(),
+            finding.check.name().into(),
             Cell::new(state, tone),
             finding.says.as_str().into(),
             finding.next.as_str().into(),

@@ -4,7 +4,7 @@ use anyhow::Context;
 use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::Client;
 
-use crate::check::Finding;
+use crate::check::{Check, Finding};
 use crate::output::advise;
 use crate::progress::Progress;
 
@@ -46,10 +46,10 @@ fn range() -> String {
 pub fn finding(version: &Info) -> Finding {
     let says = format!("{}; {}", version.git_version, range());
     match judge(version) {
-        Verdict::Tested => Finding::passed("kubernetes", says),
-        Verdict::TooOld => Finding::failed("kubernetes", says, "update the cluster"),
+        Verdict::Tested => Finding::passed(Check::Kubernetes, says),
+        Verdict::TooOld => Finding::failed(Check::Kubernetes, says, "update the cluster"),
         Verdict::Newer | Verdict::Unknown => {
-            Finding::warning("kubernetes", says, "try it on a test cluster first")
+            Finding::warning(Check::Kubernetes, says, "try it on a test cluster first")
         }
     }
 }
@@ -74,6 +74,17 @@ pub async fn check(client: &Client, progress: &mut Progress) -> anyhow::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Another version that is pinned for the tests changes what is said here.
+    #[test]
+    fn the_newest_is_the_newest_that_the_tests_run_on() {
+        let pins = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/cluster/kubernetes");
+        let minor = |entry: std::fs::DirEntry| {
+            entry.file_name().to_str()?.strip_prefix("1.")?.split('.').next()?.parse::<u32>().ok()
+        };
+        let newest = std::fs::read_dir(pins).unwrap().filter_map(|entry| minor(entry.unwrap())).max();
+        assert_eq!(newest, Some(TESTED.1));
+    }
 
     #[test]
     fn versions_below_the_floor_are_refused_and_newer_ones_are_not() {

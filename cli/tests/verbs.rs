@@ -166,12 +166,18 @@ async fn questions_about_a_mesh_are_answered_from_the_cluster() {
 fn check_before() {
     let said = stdout(&run(&["check", "--pre", "--watch", "default", "-o", "json"]));
     let findings: Vec<Value> = serde_json::from_str(&said).unwrap();
-    for check in ["kubernetes", "rights", "definitions", "other meshes", "pod security"] {
+    for check in ["kubernetes", "rights", "definitions", "other-meshes", "pod-security"] {
         let found = findings.iter().find(|finding| finding["check"] == check).unwrap();
         assert_eq!(found["state"], "Passed", "{found}");
     }
-    let output = run(&["check", "--pre", "--as", "nobody-at-all"]);
+    // What cannot be read is not said to be good.
+    let output = run(&["check", "--pre", "--as", "nobody-at-all", "-o", "json"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    for check in ["rights", "definitions", "nodes", "other-meshes", "pod-security"] {
+        let found = findings.iter().find(|finding| finding["check"] == check).unwrap();
+        assert_ne!(found["state"], "Passed", "{found}");
+    }
     let advice = run(&["check"]);
     assert_eq!(advice.status.code(), Some(1));
     assert!(stderr(&advice).contains("meshwright install"), "{}", stderr(&advice));

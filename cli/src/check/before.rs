@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context;
 use crds::labels;
+use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -14,10 +15,10 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, PostPa
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
-use super::Finding;
+use super::{Check, Finding};
 use crate::definitions::{self, Step};
 use crate::manifests::{self, Options};
-use crate::{cluster, supported};
+use crate::supported;
 
 /// Injectors of other meshes: two sidecars in a pod would each redirect the other's traffic.
 const OTHER_MESHES: [(&str, &str); 4] = [
@@ -43,18 +44,37 @@ pub async fn look(client: &Client, namespace: &str, watch: &[String]) -> anyhow:
     };
     let mut wanted = manifests::system(&options)?;
     wanted.push(manifests::mesh_config(&options));
-    let every = ListParams::default();
-    let nodes = cluster::list(&Api::<Node>::all(client.clone()), &every).await.ok().flatten();
-    let webhooks = Api::<MutatingWebhookConfiguration>::all(client.clone());
-    let webhooks = cluster::list(&webhooks, &every).await.ok().flatten();
-    let namespaces = cluster::list(&Api::<Namespace>::all(client.clone()), &every).await.ok().flatten();
     let version = client.apiserver_version().await.context("the version of the API server")?;
     let mut findings = vec![supported::finding(&version), rights(&missing_rights(client, &wanted).await?)];
-    findings.extend(definitions(client, &wanted).await?);
-    findings.extend(nodes.map(|nodes| machines(&nodes)));
-    findings.extend(webhooks.map(|all| other_meshes(&all)));
-    findings.extend(pod_security(&namespaces.unwrap_or_default(), watch));
+    findings.extend(definitions(client, &wanted).await);
+    findings.extend(judged(client, Check::Nodes, |nodes: &[Node]| vec![machines(nodes)]).await);
+    let webhooks = |all: &[MutatingWebhookConfiguration]| vec![other_meshes(all)];
+    findings.extend(judged(client, Check::OtherMeshes, webhooks).await);
+    let namespaces = |all: &[Namespace]| pod_security(all, watch);
+    findings.extend(judged(client, Check::PodSecurity, namespaces).await);
     Ok(findings)
+}
+
+/// Judges all objects of a kind. What cannot be read is not judged, and that is said.
+async fn judged<K>(client: &Client, check: Check, judge: impl FnOnce(&[K]) -> Vec<Finding>) -> Vec<Finding>
+where
+    K: kube::Resource<Scope = ClusterResourceScope, DynamicType = ()>
+        + Clone
+        + serde::de::DeserializeOwned
+        + std::fmt::Debug,
+{
+    match Api::<K>::all(client.clone()).list(&ListParams::default()).await {
+        Ok(all) => judge(&all.items),
+        Err(error) => vec![unread(check, &K::plural(&()), &error)],
+    }
+}
+
+fn unread(check: Check, what: &str, error: &kube::Error) -> Finding {
+    Finding::warning(
+        check,
+        format!("not looked at, {what} cannot be read: {error}"),
+        "look as somebody who may (--as)",
+    )
 }
 
 /// What an installation writes that the user may not.
@@ -96,27 +116,30 @@ fn kinds(wanted: &[Value]) -> anyhow::Result<BTreeSet<(String, String, Option<St
 
 fn rights(missing: &[String]) -> Finding {
     match missing {
-        [] => Finding::passed("rights", "you may write everything that an installation writes"),
+        [] => Finding::passed(Check::Rights, "you may write everything that an installation writes"),
         missing => Finding::failed(
-            "rights",
+            Check::Rights,
             format!("you may not {}", missing.join(", ")),
             "install as a cluster administrator (--as, --context)",
         ),
     }
 }
 
-async fn definitions(client: &Client, wanted: &[Value]) -> anyhow::Result<Vec<Finding>> {
+async fn definitions(client: &Client, wanted: &[Value]) -> Vec<Finding> {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let mut findings = Vec::new();
     for object in wanted.iter().filter(|object| object["kind"] == "CustomResourceDefinition") {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        let Ok(live) = api.get_opt(name).await else { continue };
-        findings.extend(definition(name, definitions::decide(object, live.as_ref(), false)));
+        match api.get_opt(name).await {
+            Ok(live) => findings.extend(definition(name, definitions::decide(object, live.as_ref(), false))),
+            // Of the others no more could be read.
+            Err(error) => return vec![unread(Check::Definitions, name, &error)],
+        }
     }
     if findings.is_empty() {
-        findings.push(Finding::passed("definitions", "none is in the way"));
+        findings.push(Finding::passed(Check::Definitions, "none is in the way"));
     }
-    Ok(findings)
+    findings
 }
 
 fn definition(name: &str, step: Step) -> Option<Finding> {
@@ -124,12 +147,12 @@ fn definition(name: &str, step: Step) -> Option<Finding> {
         Step::Apply | Step::Overwrite(_) => None,
         Step::Leave(differences) if differences.is_empty() => None,
         Step::Leave(differences) => Some(Finding::warning(
-            "definitions",
+            Check::Definitions,
             format!("{name} is somebody else's and stays; different: {}", differences.join(", ")),
             "--force-conflicts overwrites it",
         )),
         Step::Refuse(missing) => Some(Finding::failed(
-            "definitions",
+            Check::Definitions,
             format!(
                 "{name} is somebody else's and does not serve what the mesh reads: {}",
                 missing.join(", ")
@@ -147,13 +170,13 @@ fn machines(nodes: &[Node]) -> Finding {
     };
     let others: Vec<_> = nodes.iter().filter(|node| !fits(node)).map(ResourceExt::name_any).collect();
     match (nodes.len() - others.len(), others.as_slice()) {
-        (0, []) => Finding::warning("nodes", "there is none, so nothing will run", "kubectl get nodes"),
-        (fitting, []) => Finding::passed("nodes", format!("each of {fitting} is linux/amd64")),
+        (0, []) => Finding::warning(Check::Nodes, "there is none, so nothing will run", "kubectl get nodes"),
+        (fitting, []) => Finding::passed(Check::Nodes, format!("each of {fitting} is linux/amd64")),
         (0, _) => {
-            Finding::failed("nodes", "none is linux/amd64, which the images are for", "add such a node")
+            Finding::failed(Check::Nodes, "none is linux/amd64, which the images are for", "add such a node")
         }
         (fitting, others) => Finding::warning(
-            "nodes",
+            Check::Nodes,
             format!("{fitting} are linux/amd64, which the images are for; not so: {}", others.join(", ")),
             "keep meshed pods off them (nodeSelector kubernetes.io/arch: amd64)",
         ),
@@ -167,9 +190,9 @@ fn other_meshes(webhooks: &[MutatingWebhookConfiguration]) -> Finding {
     };
     let others: BTreeSet<_> = webhooks.iter().filter_map(of).collect();
     match others.into_iter().collect::<Vec<_>>().as_slice() {
-        [] => Finding::passed("other meshes", "none injects sidecars here"),
+        [] => Finding::passed(Check::OtherMeshes, "none injects sidecars here"),
         others => Finding::warning(
-            "other meshes",
+            Check::OtherMeshes,
             format!("{} injects sidecars here too", others.join(", ")),
             "watch only namespaces that it does not inject into: one pod takes one sidecar",
         ),
@@ -185,7 +208,7 @@ fn pod_security(namespaces: &[Namespace], watch: &[String]) -> Vec<Finding> {
         match namespace.labels().get(ENFORCE).map(String::as_str) {
             None | Some("privileged") => {}
             Some(level) => findings.push(Finding::failed(
-                "pod security",
+                Check::PodSecurity,
                 format!(
                     "namespace {name} enforces {level}, which refuses the NET_ADMIN of the init container"
                 ),
@@ -195,13 +218,13 @@ fn pod_security(namespaces: &[Namespace], watch: &[String]) -> Vec<Finding> {
     }
     for name in watch.iter().filter(|name| !namespaces.iter().any(|one| one.name_any() == **name)) {
         findings.push(Finding::warning(
-            "namespaces",
+            Check::Namespaces,
             format!("there is no namespace {name}"),
             format!("kubectl create namespace {name}"),
         ));
     }
     if findings.is_empty() {
-        findings.push(Finding::passed("pod security", "no namespace of the mesh refuses its pods"));
+        findings.push(Finding::passed(Check::PodSecurity, "no namespace of the mesh refuses its pods"));
     }
     findings
 }

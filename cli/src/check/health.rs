@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client, ResourceExt};
 
-use super::Finding;
+use super::{Check, Finding};
 use crate::cluster;
 use crate::install::OPERATOR;
 
@@ -30,11 +30,11 @@ pub async fn look(client: &Client) -> anyhow::Result<Vec<Finding>> {
 fn operator(namespace: &str, ready: i32) -> Finding {
     match ready {
         0 => Finding::failed(
-            "operator",
+            Check::Operator,
             format!("no replica is ready in {namespace}"),
             format!("kubectl describe deployment -n {namespace} {OPERATOR}"),
         ),
-        ready => Finding::passed("operator", format!("{ready} ready in {namespace}")),
+        ready => Finding::passed(Check::Operator, format!("{ready} ready in {namespace}")),
     }
 }
 
@@ -46,7 +46,7 @@ fn judge(mesh: &MeshConfig, now: Timestamp) -> Vec<Finding> {
     if status.observed_generation != mesh.metadata.generation {
         let next = format!("kubectl logs -n {} deployment/{OPERATOR}", mesh.spec.namespace);
         return vec![Finding::failed(
-            "mesh",
+            Check::Mesh,
             format!("the operator has not looked at the newest {name} yet"),
             next,
         )];
@@ -56,7 +56,7 @@ fn judge(mesh: &MeshConfig, now: Timestamp) -> Vec<Finding> {
     findings.extend(root(status, now));
     for source in status.policy_sources.iter().filter(|source| source.applied != source.attempted) {
         findings.push(Finding::failed(
-            "policies",
+            Check::Policies,
             format!("{}: {}", source.name, source.message),
             "meshwright sources",
         ));
@@ -72,21 +72,21 @@ fn conditions(name: &str, status: &MeshConfigStatus) -> Vec<Finding> {
     for condition in &status.conditions {
         match (condition.type_.as_str(), condition.status.as_str()) {
             ("Reconciling", "True") => {
-                findings.push(Finding::warning("mesh", says(condition), "meshwright upgrade status"));
+                findings.push(Finding::warning(Check::Mesh, says(condition), "meshwright upgrade status"));
             }
-            ("Stalled", "True") => findings.push(Finding::failed("mesh", says(condition), &next)),
+            ("Stalled", "True") => findings.push(Finding::failed(Check::Mesh, says(condition), &next)),
             ("Reconciling" | "Stalled" | "Ready", _) | (_, "True") => {}
             // While something is on its way, that it is not there yet is no failure.
-            (_, _) if busy => findings.push(Finding::warning("mesh", says(condition), &next)),
-            (_, _) => findings.push(Finding::failed("mesh", says(condition), &next)),
+            (_, _) if busy => findings.push(Finding::warning(Check::Mesh, says(condition), &next)),
+            (_, _) => findings.push(Finding::failed(Check::Mesh, says(condition), &next)),
         }
     }
     match status.conditions.iter().find(|one| one.type_ == "Ready") {
         Some(ready) if ready.status == "True" => {
-            findings.push(Finding::passed("mesh", format!("{name} is ready")));
+            findings.push(Finding::passed(Check::Mesh, format!("{name} is ready")));
         }
-        Some(ready) => findings.push(Finding::failed("mesh", says(ready), "meshwright status")),
-        None => findings.push(Finding::failed("mesh", format!("{name} says nothing of itself"), next)),
+        Some(ready) => findings.push(Finding::failed(Check::Mesh, says(ready), "meshwright status")),
+        None => findings.push(Finding::failed(Check::Mesh, format!("{name} says nothing of itself"), next)),
     }
     findings
 }
@@ -95,25 +95,27 @@ fn sidecars(status: &MeshConfigStatus) -> Finding {
     let proxies = status.proxies.clone().unwrap_or_default();
     if proxies.rejected > 0 {
         let says = format!("{} refuse some of their configuration", proxies.rejected);
-        return Finding::failed("sidecars", says, "kubectl describe meshconfig; meshwright proxies");
+        return Finding::failed(Check::Sidecars, says, "kubectl describe meshconfig; meshwright proxies");
     }
     if proxies.connected < proxies.total {
         let says = format!("{} of {} are connected", proxies.connected, proxies.total);
-        return Finding::warning("sidecars", says, "meshwright proxies");
+        return Finding::warning(Check::Sidecars, says, "meshwright proxies");
     }
-    Finding::passed("sidecars", format!("all {} are connected", proxies.total))
+    Finding::passed(Check::Sidecars, format!("all {} are connected", proxies.total))
 }
 
 fn root(status: &MeshConfigStatus, now: Timestamp) -> Option<Finding> {
     let root = status.certificate_authority.as_ref()?;
     let guide = "docs/certificates.md says how a root is rotated";
     Some(match root.not_after.parse::<Timestamp>() {
-        Ok(end) if end <= now => Finding::failed("root", format!("it ended at {}", root.not_after), guide),
-        Ok(end) if end.duration_since(now) < ROOT_ENDS => {
-            Finding::warning("root", format!("it ends at {}", root.not_after), guide)
+        Ok(end) if end <= now => {
+            Finding::failed(Check::Root, format!("it ended at {}", root.not_after), guide)
         }
-        Ok(_) => Finding::passed("root", format!("good until {}", root.not_after)),
-        Err(_) => Finding::warning("root", format!("its end is not known: {:?}", root.not_after), guide),
+        Ok(end) if end.duration_since(now) < ROOT_ENDS => {
+            Finding::warning(Check::Root, format!("it ends at {}", root.not_after), guide)
+        }
+        Ok(_) => Finding::passed(Check::Root, format!("good until {}", root.not_after)),
+        Err(_) => Finding::warning(Check::Root, format!("its end is not known: {:?}", root.not_after), guide),
     })
 }
 
@@ -137,7 +139,7 @@ mod tests {
                "lastTransitionTime": "2026-11-23T00:00:00Z"})
     }
 
-    fn found(status: &Value) -> Vec<(&'static str, State)> {
+    fn found(status: &Value) -> Vec<(Check, State)> {
         let findings = judge(&mesh(status), "2026-11-25T00:00:00Z".parse().unwrap());
         findings.iter().map(|finding| (finding.check, finding.state)).collect()
     }
@@ -148,7 +150,7 @@ mod tests {
             "observedGeneration": 2, "proxies": {"total": 3, "connected": 3, "rejected": 0},
             "conditions": [condition("Ready", "True"), condition("Stalled", "False"), condition("Reconciling", "False")],
         });
-        assert_eq!(found(&status), [("mesh", State::Passed), ("sidecars", State::Passed)]);
+        assert_eq!(found(&status), [(Check::Mesh, State::Passed), (Check::Sidecars, State::Passed)]);
     }
 
     #[test]
@@ -168,12 +170,12 @@ mod tests {
         assert_eq!(
             states,
             [
-                ("mesh", State::Failed),
-                ("mesh", State::Failed),
-                ("mesh", State::Failed),
-                ("sidecars", State::Failed),
-                ("root", State::Warning),
-                ("policies", State::Failed)
+                (Check::Mesh, State::Failed),
+                (Check::Mesh, State::Failed),
+                (Check::Mesh, State::Failed),
+                (Check::Sidecars, State::Failed),
+                (Check::Root, State::Warning),
+                (Check::Policies, State::Failed)
             ]
         );
         assert!(findings.iter().all(|finding| !finding.next.is_empty()), "{findings:?}");
@@ -188,12 +190,12 @@ mod tests {
         assert_eq!(
             found(&status),
             [
-                ("mesh", State::Warning),
-                ("mesh", State::Warning),
-                ("mesh", State::Passed),
-                ("sidecars", State::Warning)
+                (Check::Mesh, State::Warning),
+                (Check::Mesh, State::Warning),
+                (Check::Mesh, State::Passed),
+                (Check::Sidecars, State::Warning)
             ]
         );
-        assert_eq!(found(&json!({"observedGeneration": 1})), [("mesh", State::Failed)]);
+        assert_eq!(found(&json!({"observedGeneration": 1})), [(Check::Mesh, State::Failed)]);
     }
 }
