@@ -22,7 +22,7 @@ mod git_server;
 #[path = "../../gitops/tests/all/work_tree.rs"]
 mod work_tree;
 
-use cluster::{client, namespace, prepare, until};
+use cluster::{client, kubectl, namespace, prepare, said_by_kubectl, until};
 use git_server::GitServer;
 use work_tree::WorkTree;
 
@@ -68,6 +68,17 @@ impl Drop for Operator {
     }
 }
 
+/// Removes what tests that failed have left: this operator leads everywhere, and a webhook that nobody answers holds up each
+/// write for seconds.
+fn remove_meshes() {
+    for line in said_by_kubectl(&["get", "meshconfigs", "-o", "name"]).lines() {
+        kubectl(&["patch", line, "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#]);
+        kubectl(&["delete", line]);
+    }
+    let webhooks = "validatingwebhookconfigurations,mutatingwebhookconfigurations";
+    kubectl(&["delete", webhooks, "-l", "app.kubernetes.io/managed-by=meshwright"]);
+}
+
 struct Scene {
     client: Client,
     tree: WorkTree,
@@ -78,6 +89,7 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         prepare();
+        remove_meshes();
         let client = client(None).await;
         namespace(&client, NAMESPACE).await;
         let folder = tempfile::tempdir().unwrap();

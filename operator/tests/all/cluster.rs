@@ -49,7 +49,7 @@ pub fn kubectl(args: &[&str]) {
     said_by_kubectl(args);
 }
 
-fn said_by_kubectl(args: &[&str]) -> String {
+pub fn said_by_kubectl(args: &[&str]) -> String {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = Command::new(root.join("tests/cluster/cluster"));
     command.current_dir(root).env("KUBECONFIG", kubeconfig()).args(["kubectl", "--"]).args(args);
