@@ -16,7 +16,7 @@ use crate::http_client::{self, Address, Limits, Transport, chain};
 use crate::readiness::{EnvoyFact, EnvoyState};
 use crate::sds;
 use crate::stats::{self, Secrets, Stats};
-use crate::swap::Slot;
+use crate::swap::{Slot, awaited};
 
 const LIMITS: Limits = Limits { time: Duration::from_secs(2), body: 4 * 1024 * 1024 };
 /// Listeners that are replaced, and TCP connections whose authorization was revoked, live on for this long.
@@ -176,6 +176,22 @@ impl Admin {
     pub async fn secrets(&self) -> Result<Secrets, String> {
         let body = self.ask(Method::GET, &format!("/stats?filter={}", stats::SECRETS)).await?;
         Ok(Secrets::parse(&body))
+    }
+
+    /// What its listeners wait for: a text for [`awaited`].
+    ///
+    /// # Errors
+    /// When Envoy doesn't answer; the text says why.
+    pub async fn awaited(&self) -> Result<String, String> {
+        self.ask(Method::GET, awaited::TARGETS).await
+    }
+
+    /// The routes that it has: a text for [`awaited`].
+    ///
+    /// # Errors
+    /// When Envoy doesn't answer; the text says why.
+    pub async fn routes(&self) -> Result<String, String> {
+        self.ask(Method::GET, awaited::ROUTES).await
     }
 
     /// # Errors

@@ -141,6 +141,11 @@ impl Sidecar {
         self.admin.fact().await
     }
 
+    /// The admin interface of whichever Envoy has it at this moment.
+    pub(crate) fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
     /// What Envoy says. Whoever asks while somebody else does hears the same; so a flood of questions is one question.
     async fn fact(&self) -> EnvoyFact {
         let mut seen = self.seen.lock().await;

@@ -214,7 +214,7 @@ impl Gate {
 
     /// Asks before sending. `Send` may make this stream a canary, so it must send then, or soon.
     pub fn ask(&mut self, entry: &Entry) -> Answer {
-        if entry.content.way == Way::AtOnce {
+        if entry.content.way == Way::AtOnce || self.has_passed(entry) {
             return Answer::Send;
         }
         let now = self.now();
@@ -234,7 +234,9 @@ impl Gate {
             let overdue = if good { Vec::new() } else { standing.overdue(now, patience) };
             (answer, good, overdue)
         });
-        self.canaries.marks.lock().mark(overdue, now);
+        if !overdue.is_empty() {
+            self.canaries.marks.lock().mark(overdue, now);
+        }
         match answer {
             Answer::Send if !good => {
                 self.trying.insert(place(entry), entry.content.clone());
@@ -243,6 +245,12 @@ impl Gate {
             Answer::Send | Answer::Wait => {}
         }
         answer
+    }
+
+    /// Whether it is good for this stream's service account already, as nearly everything is that one that connects is
+    /// sent.
+    fn has_passed(&self, entry: &Entry) -> bool {
+        entry.content.trial.look(self.envoy, |standing| standing.good_for(&self.account)) == Some(true)
     }
 
     /// Takes the stream off every list: to be followed by asking again.

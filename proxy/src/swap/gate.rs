@@ -21,7 +21,8 @@ use tokio_stream::{Once, Pending, StreamExt, once, pending};
 
 use super::Slot;
 
-const NAME: &str = "gate";
+/// Name of its cluster, its listener and the route that it waits for.
+pub(super) const NAME: &str = "gate";
 
 /// Loopback port of a slot's gate.
 #[must_use]

@@ -2,9 +2,10 @@
 
 use rustix::process::Pid;
 
+use super::awaited::{Awaited, Progress};
 use super::state::{Purpose, Sight};
 use crate::environment::Environment;
-use crate::envoy::{self, HotRestart, StartError};
+use crate::envoy::{self, Admin, HotRestart, StartError};
 use crate::readiness::{EnvoyFact, EnvoyState};
 use crate::run::Paths;
 use crate::sidecar::Sidecar;
@@ -19,6 +20,7 @@ pub struct Newcomer {
     restart: HotRestart,
     purpose: Purpose,
     rejected: Rejected,
+    awaited: Awaited,
 }
 
 impl Newcomer {
@@ -36,12 +38,30 @@ impl Newcomer {
         let child = envoy::start(&paths.envoy, environment, &paths.run, Some(restart))?;
         let pid = children.adopt(&child);
         tracing::info!(%pid, epoch = restart.epoch, ?purpose, "Envoy started");
-        Ok(Self { pid, restart, purpose, rejected: Rejected::default() })
+        Ok(Self { pid, restart, purpose, rejected: Rejected::default(), awaited: Awaited::default() })
     }
 
     /// Looks at it.
     pub async fn look(&mut self, sidecar: &Sidecar) -> Sight {
-        self.judge(sidecar.fact_now().await)
+        match self.judge(sidecar.fact_now().await) {
+            Sight::Accepted if !self.awaited.is_complete() => {
+                self.missing(sidecar.admin()).await.unwrap_or_else(Sight::Waits)
+            }
+            sight => sight,
+        }
+    }
+
+    /// Whether an Envoy that has accepted its configuration also has what that refers to.
+    async fn missing(&mut self, admin: &Admin) -> Result<Sight, String> {
+        if let Progress::Waits(awaited) = self.awaited.learn(&admin.awaited().await?)? {
+            return Ok(Sight::Waits(format!("that it waits for {awaited}")));
+        }
+        let without = self.awaited.without(&admin.routes().await?)?;
+        Ok(without.map_or(Sight::Accepted, |routes| {
+            Sight::Rejects(format!(
+                "the new Envoy goes on without routes that the controller did not send: {routes}"
+            ))
+        }))
     }
 
     fn judge(&mut self, fact: EnvoyFact) -> Sight {

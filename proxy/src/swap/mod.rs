@@ -13,8 +13,8 @@
 //!
 //! - Envoy's hot restart moves sockets and connections: the new one listens before the old one stops, and the old one
 //!   keeps its connections until they end or its time is up.
-//! - The [`gate`] holds a new Envoy back until it has accepted its configuration. Without it Envoy takes over, and
-//!   serves nothing, even if it rejected everything.
+//! - The [`gate`] holds a new Envoy back until it has accepted its configuration and has every route that it waited for
+//!   ([`awaited`]). Without it Envoy takes over, and serves nothing, even if it rejected everything.
 //! - [`shared`] says who is live (a file, written when a takeover has succeeded), who is alive and who is trying
 //!   (locks, which the kernel takes back from whoever dies).
 //! - [`state`] decides (pure), [`run`] performs.
@@ -23,6 +23,7 @@
 //! - A takeover that fails leaves the old Envoy serving, but without its admin interface, which it gives away early.
 //!   Its launcher then hot-restarts it by itself.
 
+pub mod awaited;
 pub mod gate;
 pub mod launch;
 pub mod region;

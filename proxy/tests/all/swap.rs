@@ -24,6 +24,9 @@ use crate::support::{
     ENVOYS, Network, PROGRAM, Running, USER, ask_admin, get, isolated, shell, until, variables,
 };
 
+#[path = "swap/routes.rs"]
+mod routes;
+
 const HTTP: u16 = 8080;
 const TCP: u16 = 9000;
 /// The shortest that there is.
