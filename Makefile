@@ -60,13 +60,14 @@ lint: ## Formatting and clippy, warnings denied
 	@cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: generate
-generate: ## Write the generated files (crds/yaml, docs/security/rights.md)
+generate: ## Write the generated files (crds/yaml, docs/security/rights.md, the Helm chart's templates)
 	@cargo run -q --example generate
 	@cargo run -q --example rights
+	@cargo run -q --example chart
 
 .PHONY: check-generated
 check-generated: generate ## Fail when a generated file is not up to date
-	@git diff --exit-code --stat -- crds/yaml config/crd docs/security/rights.md \
+	@git diff --exit-code --stat -- crds/yaml config/crd config/helm docs/security/rights.md \
 	  || { echo 'generated files differ from what is committed: run "make generate" and commit'; exit 1; }
 
 .PHONY: deny

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod api;
+mod helm;
 mod leaving;
 mod offline;
 mod verbs;

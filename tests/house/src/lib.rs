@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!  config/rbac/*.yaml ──▶ rights ──▶ docs/security/rights.md
+//!  what `meshwright install` would apply ──▶ chart ──▶ config/helm/meshwright/templates
 //!  fuzz/ ──▶ fuzz: the ways in as functions of bytes
 //!  the programs' own text ──▶ source
 //!  tests ──▶ tests/preflight, images/, config/, what operator and injector build
 //! ```
 
+pub mod chart;
 pub mod fuzz;
 pub mod pod_security;
 pub mod rights;

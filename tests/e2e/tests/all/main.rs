@@ -20,6 +20,7 @@ mod t6b_watches;
 mod t7_workloads;
 mod t8_injector_gone;
 mod t9_uninstall;
+mod t9b_helm;
 
 use e2e::cluster::Cluster;
 
