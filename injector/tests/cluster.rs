@@ -22,7 +22,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, ResourceExt};
 use operator::control_plane::build::{self, Blueprint};
-use operator::control_plane::facts::BudgetApi;
+use operator::control_plane::facts::Server;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, IsCa, KeyPair,
     SanType,
@@ -171,7 +171,8 @@ impl Scene {
             validating: Some(RELEASE.to_owned()),
             trust_bundle: Some(&self.authority),
             members: Default::default(),
-            budgets: BudgetApi::V1,
+            server: Server::default(),
+            operator: "meshwright-system",
         };
         for child in build::all(&blueprint) {
             let mut child = serde_json::to_value(child).unwrap();

@@ -12,7 +12,7 @@ use kube::api::{ApiResource, DynamicObject};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use super::facts::BudgetApi;
+use super::facts::{BudgetApi, Server};
 
 mod access;
 mod budget;
@@ -55,8 +55,10 @@ pub struct Blueprint<'a> {
     pub trust_bundle: Option<&'a str>,
     /// Namespaces of the mesh, which get a copy of the roots.
     pub members: BTreeSet<String>,
-    /// The API for PodDisruptionBudgets.
-    pub budgets: BudgetApi,
+    /// What the API server has.
+    pub server: Server,
+    /// Namespace of the operator itself.
+    pub operator: &'a str,
 }
 
 /// The two daemons of a revision.

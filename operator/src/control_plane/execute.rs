@@ -261,7 +261,7 @@ async fn prune(
         let versions: Vec<_> = plan.revisions.keep.iter().map(String::as_str).collect();
         selector.push_str(&format!(",{} notin ({})", labels::VERSION, versions.join(",")));
     }
-    for (resource, scope) in build::kinds(facts.budgets) {
+    for (resource, scope) in build::kinds(facts.server.budgets) {
         let (namespace, name) = match scope {
             Scope::ControlPlane => (Some(mesh.spec.namespace.clone()), None),
             Scope::Cluster => (None, None),

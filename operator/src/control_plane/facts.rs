@@ -26,8 +26,8 @@ pub struct Facts {
     pub webhooks: BTreeSet<String>,
     /// The public roots that the controllers published.
     pub trust_bundle: Option<String>,
-    /// Which API for PodDisruptionBudgets the server has.
-    pub budgets: BudgetApi,
+    /// What the server has.
+    pub server: Server,
     /// Policy sources of the control plane's namespace.
     pub sources: Vec<PolicySource>,
     /// Upgrades of this mesh.
@@ -104,6 +104,26 @@ impl DeploymentFact {
     pub fn complete(&self) -> bool {
         self.wanted > 0 && self.ready >= self.wanted
     }
+}
+
+/// What depends on the API server, as its discovery says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Server {
+    /// Which API for PodDisruptionBudgets it has.
+    pub budgets: BudgetApi,
+    /// Whether a webhook can say of what it is not asked.
+    pub conditions: MatchConditions,
+}
+
+/// `matchConditions` of webhooks. No discovery lists fields; it came to stay together with ValidatingAdmissionPolicy, whose
+/// version 1 discovery does list (Kubernetes 1.30).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MatchConditions {
+    /// It would be refused, or dropped.
+    #[default]
+    Missing,
+    /// It counts.
+    Served,
 }
 
 /// The API of PodDisruptionBudgets: `policy/v1` from Kubernetes 1.21, before that `policy/v1beta1`.

@@ -11,7 +11,9 @@ use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
 use upgrades::uninjected::Word;
 
-use super::facts::{BarePod, BudgetApi, DeploymentFact, Facts, NamespaceFact, PodFact};
+use super::facts::{
+    BarePod, BudgetApi, DeploymentFact, Facts, MatchConditions, NamespaceFact, PodFact, Server,
+};
 use super::rotation;
 use crate::apply::REVISION_MANAGER;
 use crate::fleet::FleetView;
@@ -40,7 +42,7 @@ pub async fn gather(
     let upgrades: Api<MeshUpgrade> = Api::all(client.clone());
     let webhooks: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let all = ListParams::default();
-    let (meshes, sources, upgrades, webhooks, namespaces, pods, bare, deployments, trust_bundle, budgets) = futures::try_join!(
+    let (meshes, sources, upgrades, webhooks, namespaces, pods, bare, deployments, trust_bundle, server) = futures::try_join!(
         meshes.list(&all),
         sources.list(&all),
         upgrades.list(&all),
@@ -50,7 +52,7 @@ pub async fn gather(
         bare(client),
         deployments(client, namespace, &ours),
         trust_bundle(client, namespace),
-        budget_api(client),
+        server(client),
     )?;
     Ok(Facts {
         meshes: meshes.items.into_iter().filter(|mesh| mesh.metadata.deletion_timestamp.is_none()).collect(),
@@ -60,7 +62,7 @@ pub async fn gather(
         deployments,
         webhooks: webhooks.iter().map(ResourceExt::name_any).collect::<BTreeSet<_>>(),
         trust_bundle,
-        budgets,
+        server,
         sources: sources.items,
         upgrades: upgrades.items.into_iter().filter(|upgrade| upgrade.spec.mesh == name).collect(),
         holders: holders(client, mesh).await?,
@@ -178,6 +180,16 @@ async fn trust_bundle(client: &Client, namespace: &str) -> Result<Option<String>
     let map = api.get_opt(labels::TRUST_BUNDLE).await?;
     let bundle = map.and_then(|map| map.data).and_then(|mut data| data.remove(labels::TRUST_BUNDLE_KEY));
     Ok(bundle.filter(|bundle| bundle.contains("BEGIN CERTIFICATE")))
+}
+
+async fn server(client: &Client) -> Result<Server, kube::Error> {
+    let admission = async {
+        let resources = client.list_api_group_resources("admissionregistration.k8s.io/v1").await?;
+        let fences = resources.resources.iter().any(|resource| resource.kind == "ValidatingAdmissionPolicy");
+        Ok(if fences { MatchConditions::Served } else { MatchConditions::Missing })
+    };
+    let (budgets, conditions) = futures::try_join!(budget_api(client), admission)?;
+    Ok(Server { budgets, conditions })
 }
 
 /// Which API for PodDisruptionBudgets the server has.

@@ -146,7 +146,8 @@ impl Reconciler {
             self.write(mesh, &facts, &status, &execute::Done::default()).await?;
             return Ok(Action::requeue(RESYNC));
         }
-        let children = build::all(&plan.blueprint(mesh, &facts, &ctx.image_prefix, &ctx.cluster_domain));
+        let blueprint = plan.blueprint(mesh, &facts, &ctx.image_prefix, &ctx.cluster_domain, &ctx.namespace);
+        let children = build::all(&blueprint);
         let now = Timestamp::now();
         let seen = rotation::observe(mesh, &facts, now);
         let mut root = rotation::Decision::make(&seen);

@@ -59,6 +59,7 @@ impl Plan {
         facts: &'a Facts,
         image_prefix: &'a str,
         cluster_domain: &'a str,
+        operator: &'a str,
     ) -> Blueprint<'a> {
         let name = mesh.name_any();
         // A webhook is made when its injector answers for the first time, and then stays: fail closed.
@@ -85,7 +86,8 @@ impl Plan {
             answering,
             trust_bundle: facts.trust_bundle.as_deref(),
             members: self.membership.members.clone(),
-            budgets: facts.budgets,
+            server: facts.server,
+            operator,
         }
     }
 }

@@ -251,7 +251,7 @@ fn webhooks_wait_for_their_injector_and_then_stay() {
     let mut facts = Facts { meshes: vec![mesh.clone()], ..Default::default() };
     let injecting = |facts: &Facts| {
         let plan = decide(&mesh, facts.clone());
-        plan.blueprint(&mesh, facts, "p/", "cluster.local").injecting
+        plan.blueprint(&mesh, facts, "p/", "cluster.local", "home").injecting
     };
     assert_eq!(injecting(&facts), set(&[]));
     ready(&mut facts, "0.1.0");

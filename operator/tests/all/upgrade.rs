@@ -27,6 +27,7 @@ use crate::cluster::{client, context, until};
 mod format;
 pub mod scene;
 mod steering;
+mod validator;
 
 use scene::{AllInSync, Scene};
 

@@ -8,7 +8,7 @@ use super::{Blueprint, Component, child};
 pub(super) fn budget(blueprint: &Blueprint<'_>, component: Component, version: &str) -> DynamicObject {
     let labels = blueprint.component_labels(component, version);
     child(json!({
-        "apiVersion": blueprint.budgets.version(),
+        "apiVersion": blueprint.server.budgets.version(),
         "kind": "PodDisruptionBudget",
         "metadata": blueprint.metadata(&component.name(version), Some(blueprint.namespace()), &labels),
         "spec": {"maxUnavailable": 1, "selector": {"matchLabels": labels}},

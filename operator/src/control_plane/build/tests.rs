@@ -4,6 +4,7 @@ use crds::mesh_config::KeyType;
 use serde_json::json;
 
 use super::*;
+use crate::control_plane::facts::{MatchConditions, Server};
 
 fn mesh() -> MeshConfig {
     let spec = json!({
@@ -27,7 +28,8 @@ fn blueprint(mesh: &MeshConfig) -> Blueprint<'_> {
         validating: Some("0.2.0".to_owned()),
         trust_bundle: Some("-----BEGIN CERTIFICATE-----\n"),
         members: ["shop".to_owned()].into(),
-        budgets: BudgetApi::V1beta1,
+        server: Server { budgets: BudgetApi::V1beta1, conditions: MatchConditions::Missing },
+        operator: "home",
     }
 }
 
@@ -157,6 +159,27 @@ fn every_port_has_its_callers_and_no_other_is_open() {
         from[1]["podSelector"]["matchLabels"],
         json!({"app.kubernetes.io/name": "meshwright-operator"})
     );
+}
+
+#[test]
+fn the_validator_is_not_asked_about_what_the_operator_writes_where_it_can_say_so() {
+    let mesh = mesh();
+    let mut blueprint = blueprint(&mesh);
+    let name = "meshwright-validator-demo";
+    let hook = |blueprint: &Blueprint<'_>| {
+        let all = all(blueprint);
+        let child = all.iter().find(|child| child.name_any() == name).unwrap();
+        serde_json::to_value(child).unwrap()["webhooks"][0].clone()
+    };
+    assert_eq!(
+        hook(&blueprint).get("matchConditions"),
+        None,
+        "an older server refuses what it does not know"
+    );
+    blueprint.server.conditions = MatchConditions::Served;
+    let expression = "request.userInfo.username != 'system:serviceaccount:home:meshwright-operator'";
+    let conditions = json!([{"name": "not-the-operator", "expression": expression}]);
+    assert_eq!(hook(&blueprint)["matchConditions"], conditions);
 }
 
 #[test]

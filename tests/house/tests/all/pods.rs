@@ -7,7 +7,7 @@ use house::pod_security::violations;
 use injector::{Decision, NamespaceMeta, Settings, inject};
 use k8s_openapi::api::core::v1::Pod;
 use operator::control_plane::build::{Blueprint, all};
-use operator::control_plane::facts::BudgetApi;
+use operator::control_plane::facts::Server;
 use serde_json::{Value, json};
 
 fn documents(path: &str) -> Vec<Value> {
@@ -88,7 +88,8 @@ fn the_control_plane_is_restricted() {
         validating: None,
         trust_bundle: None,
         members: BTreeSet::new(),
-        budgets: BudgetApi::V1,
+        server: Server::default(),
+        operator: "meshwright-system",
     });
     let children: Vec<_> = children.iter().map(|child| serde_json::to_value(child).unwrap()).collect();
     let specs = specs(&children);
