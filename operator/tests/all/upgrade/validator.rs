@@ -1,11 +1,13 @@
 //! The webhook that judges policies, when nobody answers it: what the operator has judged itself must not wait for it.
 
 use crds::TrafficSplit;
-use k8s_openapi::api::admissionregistration::v1::{ValidatingWebhook, ValidatingWebhookConfiguration};
+use k8s_openapi::api::admissionregistration::v1::{
+    RuleWithOperations, ValidatingWebhook, ValidatingWebhookConfiguration,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use kube::Api;
 use kube::api::{DeleteParams, PostParams};
+use kube::{Api, Resource};
 
 use super::*;
 use crate::cluster::{has_fences, kubectl};
@@ -22,6 +24,13 @@ fn unanswered(hook: &ValidatingWebhook, namespace: &str) -> ValidatingWebhook {
     hook.timeout_seconds = Some(1);
     hook.client_config.service = None;
     hook.client_config.url = Some("https://127.0.0.1:1/validate".to_owned());
+    // What has no namespace, no selector leaves out: other tests' meshes.
+    let splits = |rule: &RuleWithOperations| {
+        rule.resources.iter().flatten().any(|resource| *resource == TrafficSplit::plural(&()))
+    };
+    let rules = hook.rules.take().into_iter().flatten().filter(splits);
+    hook.rules =
+        Some(rules.map(|rule| RuleWithOperations { scope: Some("Namespaced".to_owned()), ..rule }).collect());
     let only = ("kubernetes.io/metadata.name".to_owned(), namespace.to_owned());
     hook.namespace_selector =
         Some(LabelSelector { match_labels: Some([only].into()), ..LabelSelector::default() });
