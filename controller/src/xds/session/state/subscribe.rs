@@ -41,10 +41,13 @@ impl TypeState {
         }
         for (name, version) in &request.initial_resource_versions {
             if self.wants(name) {
-                let (name, _) = shared(name, entries);
-                let held = match entries.get(&name) {
-                    Some(entry) if *entry.version == **version => Held::from(entry.clone()),
-                    _ => Held { version: Version::from(version.as_str()), entry: None },
+                let foreign = || Held { version: Version::from(version.as_str()), entry: None };
+                let (name, held) = match entries.get_key_value(name.as_str()) {
+                    Some((name, entry)) if *entry.version == **version => {
+                        (name.clone(), Held::from(entry.clone()))
+                    }
+                    Some((name, _)) => (name.clone(), foreign()),
+                    None => (Name::from(name.as_str()), foreign()),
                 };
                 self.held.insert(name, held);
             }
