@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use crds::labels;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -20,7 +21,7 @@ use crate::{meshwright, stdout};
 
 const VARIABLE: &str = "MESHWRIGHT_TEST_KUBECONFIG";
 /// Much longer than anything takes; a test that waits so long has failed.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 pub fn kubeconfig() -> String {
     std::env::var(VARIABLE).unwrap_or_else(|_| {
@@ -90,6 +91,29 @@ async fn same_again(client: &Client, before: &BTreeSet<String>) {
         let left: Vec<_> = after.symmetric_difference(before).collect();
         assert!(Instant::now() < deadline, "different: {left:#?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Waits until a namespace has what Kubernetes itself puts into each, a moment after it was made.
+async fn furnished(client: &Client, namespace: &str) {
+    let deadline = Instant::now() + DEADLINE;
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    while maps.get_opt("kube-root-ca.crt").await.unwrap().is_none() {
+        assert!(Instant::now() < deadline, "namespace {namespace} has no certificates of the API server");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits until the operator's Deployment has made all its pods, which never start here.
+async fn operators_are_made(client: &Client) {
+    let deadline = Instant::now() + DEADLINE;
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
+    let wanted = deployments.get(labels::OPERATOR).await.unwrap().spec.unwrap().replicas.unwrap_or(1);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), labels::SYSTEM_NAMESPACE);
+    let of_operators = ListParams::default().labels(&format!("{}={}", labels::NAME, labels::OPERATOR));
+    while pods.list(&of_operators).await.unwrap().items.len() < usize::try_from(wanted).unwrap() {
+        assert!(Instant::now() < deadline, "not all pods were made of the operator's Deployment");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -227,6 +251,7 @@ async fn uninstall_leaves_what_is_not_ours() {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let by_hand = json!({"metadata": {"labels": {labels::MESH: "meshwright"}}});
     namespaces.patch("default", &Default::default(), &Patch::Merge(by_hand)).await.unwrap();
+    furnished(&client, "meshwright-system").await;
     let before = objects(&client).await;
 
     let install = with_cluster(&INSTALL).output().unwrap();
@@ -383,6 +408,8 @@ async fn uninstall_refuses_while_sidecars_run_and_by_force_leaves_their_root() {
     // As an operator of an older release made it: the garbage collector would take it with the MeshConfig.
     let made = secrets.create(&Default::default(), &root_secret(Some(&mesh))).await.unwrap();
     sidecar(&client, "shop").await;
+    furnished(&client, "meshwright-system").await;
+    operators_are_made(&client).await;
     let before = objects(&client).await;
 
     let refused = stderr(&with_cluster(&["uninstall", "--yes"]).output().unwrap());

@@ -11,6 +11,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crds::{MeshConfig, labels};
@@ -289,8 +290,16 @@ async fn get(port: u16, path: &str) -> std::io::Result<String> {
     Ok(answer)
 }
 
+/// A port that is free now, of those that the kernel gives to nobody: the injector takes it only later.
 async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id().wrapping_mul(1009) % 16_384).unwrap();
+    loop {
+        let port = 16_384 + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 16_384;
+        if TcpListener::bind(("0.0.0.0", port)).await.is_ok() {
+            return port;
+        }
+    }
 }
 
 async fn own_address() -> std::net::IpAddr {

@@ -5,7 +5,7 @@
 //!                  └──▶ policies.rs  policy objects, the seal of each Git source, what is in force
 //!            listing.rs: who is behind a service without a selector   serving.rs: which endpoints take calls
 //!            mode.rs: MeshPolicies   osm.rs: OSM's kinds   claims.rs: whose an address is
-//!            weights.rs: services that are too much together
+//!            weights.rs: services that are too much together   selectors.rs: what services select
 //!                   problems.rs, osm_problems.rs, seal_problems.rs, budget_problems.rs: everything wrong, on demand
 //! ```
 
@@ -19,6 +19,7 @@ mod osm_problems;
 mod policies;
 mod problems;
 mod seal_problems;
+mod selectors;
 mod serving;
 mod space;
 mod weights;

@@ -1,11 +1,14 @@
 //! Names of xDS resources (a contract: docs/ARCHITECTURE.md, "Names of xDS resources"), as values instead of texts.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::str::FromStr;
 
 use crate::ingest::Cidr;
 use crate::view::ServicePort;
+
+/// Parts of the longest name.
+const MOST_PARTS: usize = 5;
 
 /// The name of a cluster, a load assignment, a listener or a route configuration. One name may be that of resources of
 /// several types.
@@ -89,8 +92,13 @@ impl FromStr for ResourceName {
 
     /// Reads a name. Only what [`fmt::Display`] writes is one, so that equal names are equal texts.
     fn from_str(text: &str) -> Result<Self, NotAName> {
-        let parts: Vec<&str> = text.split('|').collect();
-        let name = match parts.as_slice() {
+        let mut parts = [""; MOST_PARTS];
+        let mut count = 0;
+        for part in text.split('|') {
+            *parts.get_mut(count).ok_or(NotAName)? = part;
+            count += 1;
+        }
+        let name = match &parts[..count] {
             ["inbound"] => Self::Inbound,
             ["inbound-h2"] => Self::InboundHttp2,
             ["outbound"] => Self::Outbound,
@@ -111,7 +119,18 @@ impl FromStr for ResourceName {
             }
             _ => return Err(NotAName),
         };
-        if name.to_string() == text { Ok(name) } else { Err(NotAName) }
+        let mut rest = Rest(text);
+        if write!(rest, "{name}").is_ok() && rest.0.is_empty() { Ok(name) } else { Err(NotAName) }
+    }
+}
+
+/// What of a text has not been written: compares without writing.
+struct Rest<'a>(&'a str);
+
+impl Write for Rest<'_> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        self.0 = self.0.strip_prefix(part).ok_or(fmt::Error)?;
+        Ok(())
     }
 }
 

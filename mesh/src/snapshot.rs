@@ -71,7 +71,7 @@ pub struct Resource {
     /// a `DeltaDiscoveryResponse`.
     pub body: Bytes,
     /// The clusters that it names: calls fail while it is there without them.
-    pub clusters: Box<[Arc<str>]>,
+    pub clusters: Arc<[Arc<str>]>,
 }
 
 /// Everything that the sidecars of one audience hold.

@@ -1,6 +1,7 @@
 //! What one audience is served: shared names, versions and bytes, and what changed since the state before, computed
 //! once for all of its streams.
 
+use std::collections::btree_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -30,8 +31,10 @@ pub struct Entry {
 pub struct Content {
     /// How it reaches sidecars.
     pub way: Way,
+    /// Whether what names it waits until a client has acknowledged it.
+    pub waited_for: bool,
     /// The clusters that it names.
-    pub clusters: Box<[Arc<str>]>,
+    pub clusters: Arc<[Arc<str>]>,
     /// Who has taken it.
     pub trial: Trial,
 }
@@ -54,12 +57,31 @@ impl Way {
         match kind {
             ResourceType::Endpoint => Self::AtOnce,
             ResourceType::Cluster | ResourceType::Listener | ResourceType::Route => {
-                match name.parse::<ResourceName>() {
-                    Ok(name) if name.service().is_some() => Self::CanariesFirst,
-                    Ok(_) | Err(_) => Self::AtOnce,
-                }
+                Self::of_parsed(name.parse().ok().as_ref())
             }
         }
+    }
+
+    fn of_parsed(name: Option<&ResourceName>) -> Self {
+        match name.and_then(ResourceName::service) {
+            Some(_) => Self::CanariesFirst,
+            None => Self::AtOnce,
+        }
+    }
+}
+
+impl Content {
+    fn new(kind: ResourceType, name: &str, clusters: Arc<[Arc<str>]>) -> Self {
+        let trial = Trial::default();
+        if kind == ResourceType::Endpoint {
+            return Self { way: Way::AtOnce, waited_for: false, clusters, trial };
+        }
+        let name = name.parse().ok();
+        // The application's are ready as soon as Envoy has read them: coming after them on the stream is enough, and what
+        // closes a port must not wait.
+        let of_the_application = matches!(name, Some(ResourceName::Inbound | ResourceName::InboundHttp2));
+        let waited_for = kind == ResourceType::Cluster && !of_the_application;
+        Self { way: Way::of_parsed(name.as_ref()), waited_for, clusters, trial }
     }
 }
 
@@ -67,7 +89,8 @@ impl Entry {
     /// The same for those who need not try it: others hold it already.
     #[must_use]
     pub fn settled(&self) -> Self {
-        let content = Content { clusters: self.content.clusters.clone(), ..Content::default() };
+        let Content { waited_for, ref clusters, .. } = *self.content;
+        let content = Content { waited_for, clusters: clusters.clone(), ..Content::default() };
         Self { version: self.version.clone(), body: self.body.clone(), content: Arc::new(content) }
     }
 }
@@ -215,19 +238,16 @@ pub struct Pool {
 
 impl Pool {
     fn intern(&mut self, kind: ResourceType, name: Name, resource: &mesh::Resource) -> (Name, Entry) {
-        let known = &mut self.known[place(kind)];
         let key = (name, Version::from(resource.version.as_str()));
-        if let Some(((name, _), entry)) = known.get_key_value(&key) {
-            return (name.clone(), entry.clone());
+        match self.known[place(kind)].entry(key) {
+            Occupied(known) => (known.key().0.clone(), known.get().clone()),
+            Vacant(new) => {
+                let (name, version) = new.key().clone();
+                let content = Arc::new(Content::new(kind, &name, resource.clusters.clone()));
+                let entry = Entry { version, body: resource.body.clone(), content };
+                (name, new.insert(entry).clone())
+            }
         }
-        let content = Content {
-            way: Way::of(kind, &key.0),
-            clusters: resource.clusters.clone(),
-            trial: Trial::default(),
-        };
-        let entry = Entry { version: key.1.clone(), body: resource.body.clone(), content: Arc::new(content) };
-        known.insert(key.clone(), entry.clone());
-        (key.0, entry)
     }
 
     /// Forgets what nobody but the pool holds any more; now, or when much has come since the last time.

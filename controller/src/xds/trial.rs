@@ -51,6 +51,16 @@ pub struct Trial {
     envoys: Mutex<Vec<(SemanticVersion, Standing)>>,
     /// Refusals of all Envoy versions, so that most need not look.
     refusals: AtomicUsize,
+    /// An Envoy version with which it is good for everybody, as [`packed`], or 0: that is never taken back, and it is what
+    /// nearly every stream asks, so that they share it without a lock.
+    settled: AtomicU64,
+}
+
+/// A version in one word that is not 0, if it is one that can be in one.
+fn packed(SemanticVersion { major, minor, patch }: SemanticVersion) -> Option<u64> {
+    let fits = |part: u32| u64::from(part) < 1 << 21;
+    let word = || 1 << 63 | u64::from(major) << 42 | u64::from(minor) << 21 | u64::from(patch);
+    (fits(major) && fits(minor) && fits(patch)).then(word)
 }
 
 impl Trial {
@@ -69,6 +79,9 @@ impl Trial {
             }
         };
         let outcome = act(&mut envoys[at].1);
+        if let (true, Some(word)) = (envoys[at].1.is_settled(), packed(envoy)) {
+            self.settled.store(word, Ordering::Release);
+        }
         self.refusals.store(envoys.iter().map(|(_, standing)| standing.refusals()).sum(), Ordering::Release);
         outcome
     }
@@ -77,6 +90,11 @@ impl Trial {
     fn look<T>(&self, envoy: SemanticVersion, act: impl FnOnce(&mut Standing) -> T) -> Option<T> {
         let mut envoys = self.envoys.lock();
         envoys.iter_mut().find(|(other, _)| *other == envoy).map(|(_, standing)| act(standing))
+    }
+
+    /// Whether it is known without a lock that it is good for everybody with this Envoy version.
+    fn is_settled(&self, envoy: SemanticVersion) -> bool {
+        packed(envoy).is_some_and(|word| self.settled.load(Ordering::Acquire) == word)
     }
 }
 
@@ -250,7 +268,9 @@ impl Gate {
     /// Whether it is good for this stream's service account already, as nearly everything is that one that connects is
     /// sent.
     fn has_passed(&self, entry: &Entry) -> bool {
-        entry.content.trial.look(self.envoy, |standing| standing.good_for(&self.account)) == Some(true)
+        let trial = &entry.content.trial;
+        trial.is_settled(self.envoy)
+            || trial.look(self.envoy, |standing| standing.good_for(&self.account)) == Some(true)
     }
 
     /// Takes the stream off every list: to be followed by asking again.
@@ -296,7 +316,7 @@ impl Gate {
     #[must_use]
     pub fn refusal(&self, entry: &Entry) -> Option<Arc<Refusal>> {
         let trial = &entry.content.trial;
-        if trial.refusals.load(Ordering::Acquire) == 0 {
+        if trial.refusals.load(Ordering::Acquire) == 0 || trial.is_settled(self.envoy) {
             return None;
         }
         trial.look(self.envoy, |standing| standing.refusal(&self.account)).flatten()

@@ -76,7 +76,7 @@ impl World {
         static INSTALLED: std::sync::Once = std::sync::Once::new();
         INSTALLED.call_once_force(|_| {
             kubectl(&["apply", "-k", "config/crd"]);
-            kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]);
+            kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=120s"]);
             kubectl(&["apply", "-f", "config/rbac/controller.yaml"]);
         });
         let admin = client(None).await;
@@ -361,7 +361,11 @@ async fn what_is_in_the_cluster_reaches_the_mesh() {
     world.create("", "v1", "Service", service).await;
     until_true("the bookstore may be called", || holds(&feed, ResourceType::Cluster).is_some()).await;
     let empty = holds(&feed, ResourceType::Endpoint).expect("an assignment without endpoints");
-    assert!(world.daemon.problems().iter().all(|problem| problem.namespace != world.shop));
+    // Told a moment after what is served.
+    until_true("nothing is wrong any more", || {
+        world.daemon.problems().iter().all(|problem| problem.namespace != world.shop)
+    })
+    .await;
 
     // The pod becomes ready, as a kubelet would say; Kubernetes itself makes the slice (v1beta1 in 1.20).
     let status = json!({"status": {

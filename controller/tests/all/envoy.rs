@@ -196,7 +196,7 @@ fn set_cluster(delta: &mut Delta, name: &str, seconds: Option<i64>) {
     let wire =
         Wire { name: name.to_owned(), version: version.clone(), resource: Some(any), ..Wire::default() };
     let body = wire.encode_to_vec().into();
-    let resource = Resource { name: name.to_owned(), version, body, clusters: Box::default() };
+    let resource = Resource { name: name.to_owned(), version, body, clusters: Arc::default() };
     delta.insert(key, Some(Arc::new(resource)));
 }
 
@@ -240,8 +240,9 @@ async fn story(version: &str) {
     until_true("the bad cluster is named", || controller.rejected() == [BAD]).await;
     let error = proxy.status.lock().rejected.first[0].error.clone();
     assert!(error.contains("duration"), "Envoy's own words: {error}");
-    let (clusters, nacks) = (held[0], controller.nacks());
+    let clusters = held[0];
     until_true("its neighbour is in place", || proxy.status.lock().held[0] == clusters + 1).await;
+    let nacks = controller.nacks();
     // Another change passes, and what was refused is not sent again.
     let before = controller.acks(Endpoint);
     controller.apply(slice(&["10.8.0.3"])).await;

@@ -49,7 +49,7 @@ fn refused() -> Arc<Resource> {
     let wire =
         Wire { name: STORE.to_owned(), version: "bad".to_owned(), resource: Some(any), ..Wire::default() };
     let body = wire.encode_to_vec().into();
-    Arc::new(Resource { name: STORE.to_owned(), version: "bad".to_owned(), body, clusters: Box::default() })
+    Arc::new(Resource { name: STORE.to_owned(), version: "bad".to_owned(), body, clusters: Arc::default() })
 }
 
 /// While the switch is on: the bookstore's route is one that Envoy refuses, and its cluster is gone.

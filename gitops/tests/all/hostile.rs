@@ -44,13 +44,15 @@ fn a_server_that_never_answers_is_left_at_the_deadline() {
     for answer in [Answer::Silence, Answer::Drip] {
         let server = Scripted::start(answer);
         // On a busy machine the deadline may come before the child has even asked: then it gets more time.
-        let mut patience = Duration::from_millis(700);
+        let (mut patience, mut fetches) = (Duration::from_millis(700), 0);
         while server.connections() == 0 {
             assert!(patience < Duration::from_secs(60), "the server was never asked");
             assert_eq!(fetch(&server.url, &Limits::within(patience)), Err(FetchError::Timeout));
             patience *= 2;
+            fetches += 1;
         }
-        assert_eq!(server.connections(), 1);
+        // One that came just before the deadline may be counted only now.
+        assert!(server.connections() <= fetches, "{} of {fetches} fetches", server.connections());
         let cancelled = limits();
         cancelled.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(fetch(&server.url, &cancelled), Err(FetchError::Cancelled));

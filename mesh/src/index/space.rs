@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::What;
 use super::listing::{Addresses, Listing};
+use super::selectors::Selectors;
 use crate::ingest::{EndpointPart, Flavour, PodPart, ServicePart, Serving, SlicePart, TargetPort};
 
 /// One namespace.
@@ -22,6 +23,8 @@ pub(crate) struct Space {
     pub(crate) behind: BTreeMap<String, BTreeSet<String>>,
     /// Pod to the services that it is behind: the same, the other way round.
     fronts: BTreeMap<String, BTreeSet<String>>,
+    /// What services select, kept up to date by the setter.
+    selectors: Selectors,
     /// Endpoints of services without a selector, kept up to date by the setters.
     listing: Listing,
     addresses: Addresses,
@@ -87,10 +90,13 @@ impl Space {
         }
         let mut what = BTreeSet::from([What::Pod { namespace: namespace.to_owned(), name: name.to_owned() }]);
         let mut moved = Vec::new();
-        let selecting = self.services.iter().filter(|(_, service)| !service.selector.is_empty());
-        for (service, ServicePart { selector, .. }) in selecting {
+        let now = part.iter().flat_map(|pod| self.selectors.may_pick(&pod.labels));
+        let looked_at: BTreeSet<_> = now.chain(self.fronts.get(name).into_iter().flatten()).collect();
+        let selecting = looked_at.into_iter().filter_map(|service| self.services.get_key_value(service));
+        for (service, ServicePart { selector, .. }) in selecting.filter(|(_, part)| !part.selector.is_empty())
+        {
             let picked = part.as_ref().is_some_and(|pod| picks(selector, &pod.labels));
-            let was = self.behind.get(service).is_some_and(|pods| pods.contains(name));
+            let was = self.is_behind(service, name);
             if picked || was {
                 what.insert(What::Service { namespace: namespace.to_owned(), name: service.clone() });
             }
@@ -227,6 +233,7 @@ impl Space {
             what.extend(self.headless(namespace));
         }
         self.index_slices(name, part.as_ref().is_some_and(|part| part.selector.is_empty()));
+        self.selectors.set(name, self.services.get(name), part.as_ref());
         match part {
             Some(part) => {
                 if part.selector.is_empty() {

@@ -48,14 +48,15 @@ impl Weights {
 
     /// Takes a slice as it is now.
     pub(super) fn set_slice(&mut self, space: &Space, name: &str, part: Option<&SlicePart>) -> Vec<Move> {
-        let new = part.map(|part| (part.service.clone(), part.endpoints.len() as u64));
+        let new = part.map(|part| (&part.service, part.endpoints.len() as u64));
+        if self.slices.get(name).map(|(service, count)| (service, *count)) == new {
+            return Vec::new();
+        }
+        let new = new.map(|(service, count)| (service.clone(), count));
         let old = match &new {
             Some(new) => self.slices.insert(name.to_owned(), new.clone()),
             None => self.slices.remove(name),
         };
-        if old == new {
-            return Vec::new();
-        }
         if let Some((service, count)) = &new {
             *self.endpoints.entry(service.clone()).or_default() += count;
         }

@@ -1,6 +1,7 @@
 //! Which clusters a message names: they must be in place before it, and stay for as long as it does.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
@@ -11,9 +12,24 @@ use prost::{Message, Name};
 
 /// A message that may name clusters.
 pub(super) trait References {
-    /// The clusters that it names.
-    fn clusters(&self) -> BTreeSet<String> {
-        BTreeSet::new()
+    /// Adds the clusters that it names.
+    fn clusters(&self, _found: &mut Clusters) {}
+}
+
+/// Names of clusters, each once.
+#[derive(Default)]
+pub(super) struct Clusters(BTreeSet<String>);
+
+impl Clusters {
+    /// Most of what a message names it names more than once.
+    fn add(&mut self, name: &str) {
+        if !self.0.contains(name) {
+            self.0.insert(name.to_owned());
+        }
+    }
+
+    pub(super) fn shared(self) -> Arc<[Arc<str>]> {
+        self.0.into_iter().map(Into::into).collect()
     }
 }
 
@@ -22,50 +38,48 @@ impl References for Cluster {}
 impl References for ClusterLoadAssignment {}
 
 impl References for route::RouteConfiguration {
-    fn clusters(&self) -> BTreeSet<String> {
+    fn clusters(&self, found: &mut Clusters) {
+        use route::route_action::ClusterSpecifier;
         let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
         let actions = routes.filter_map(|route| match &route.action {
             Some(route::route::Action::Route(action)) => action.cluster_specifier.as_ref(),
             _ => None,
         });
-        actions.flat_map(of_action).collect()
-    }
-}
-
-fn of_action(specifier: &route::route_action::ClusterSpecifier) -> Vec<String> {
-    use route::route_action::ClusterSpecifier;
-    match specifier {
-        ClusterSpecifier::Cluster(name) => vec![name.clone()],
-        ClusterSpecifier::WeightedClusters(weighted) => {
-            weighted.clusters.iter().map(|one| one.name.clone()).collect()
+        for action in actions {
+            match action {
+                ClusterSpecifier::Cluster(name) => found.add(name),
+                ClusterSpecifier::WeightedClusters(weighted) => {
+                    weighted.clusters.iter().for_each(|one| found.add(&one.name));
+                }
+                // Nothing of ours looks clusters up.
+                _ => {}
+            }
         }
-        // Nothing of ours looks clusters up.
-        _ => Vec::new(),
     }
 }
 
 impl References for listener::Listener {
     /// Requests name their clusters in route configurations.
-    fn clusters(&self) -> BTreeSet<String> {
+    fn clusters(&self, found: &mut Clusters) {
         let chains = self.filter_chains.iter().chain(&self.default_filter_chain);
-        chains.flat_map(|chain| &chain.filters).flat_map(of_filter).collect()
+        for filter in chains.flat_map(|chain| &chain.filters) {
+            of_filter(filter, found);
+        }
     }
 }
 
-fn of_filter(filter: &listener::Filter) -> Vec<String> {
+fn of_filter(filter: &listener::Filter, found: &mut Clusters) {
     use tcp_proxy::ClusterSpecifier;
-    let Some(listener::filter::ConfigType::TypedConfig(config)) = &filter.config_type else {
-        return Vec::new();
-    };
+    let Some(listener::filter::ConfigType::TypedConfig(config)) = &filter.config_type else { return };
     if config.type_url != TcpProxy::type_url() {
-        return Vec::new();
+        return;
     }
     let proxy = TcpProxy::decode(config.value.as_slice()).unwrap_or_default();
-    match proxy.cluster_specifier {
-        Some(ClusterSpecifier::Cluster(name)) => vec![name],
+    match &proxy.cluster_specifier {
+        Some(ClusterSpecifier::Cluster(name)) => found.add(name),
         Some(ClusterSpecifier::WeightedClusters(weighted)) => {
-            weighted.clusters.into_iter().map(|one| one.name).collect()
+            weighted.clusters.iter().for_each(|one| found.add(&one.name));
         }
-        None => Vec::new(),
+        None => {}
     }
 }

@@ -10,7 +10,7 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 use prost::{Message, Name};
 use sha2::{Digest, Sha256};
 
-use super::references::References;
+use super::references::{Clusters, References};
 use crate::resource_name::ResourceName;
 use crate::snapshot::{Resource, ResourceType, Snapshot};
 
@@ -36,8 +36,9 @@ impl Resources {
             ..Default::default()
         };
         let body = resource.encode_to_vec().into();
-        let clusters = message.clusters().into_iter().map(Into::into).collect();
-        let resource = Resource { name: name.clone(), version, body, clusters };
+        let mut clusters = Clusters::default();
+        message.clusters(&mut clusters);
+        let resource = Resource { name: name.clone(), version, body, clusters: clusters.shared() };
         self.0.entry(kind).or_default().insert(name, resource);
     }
 

@@ -1,6 +1,9 @@
 //! What becomes of the objects of a deleted source: they go with it (`prune`), or they stay and are no longer its. It
 //! never blocks its namespace's deletion for long.
 //!
+//! **The whole namespace of the control plane goes**: nobody has said anything about policies, so they stay as they are, and
+//! are the source's again when that is back (docs/root-backup.md). Where the operator goes first, the same comes of it.
+//!
 //! **Objects that stay** (`prune: false`) lose the label of their source before it goes, those that its seal lists: who was
 //! enforcing them goes on, and who begins later takes them for what they are then, objects that somebody wrote. With the
 //! label, a controller that knew the source would enforce them, and one that did not would not. That goes for those too
@@ -19,7 +22,7 @@ use kube::runtime::controller::Action;
 use serde_json::json;
 
 use super::cluster::{Cluster, ClusterError, MANAGER, keys};
-use super::{execute, report};
+use super::{execute, report, settings};
 use crate::context::Context;
 use crate::events::Weight;
 
@@ -49,7 +52,10 @@ pub async fn finalize(
     if !source.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
         return Ok(Action::await_change());
     }
-    if let Err(error) = clean(ctx, cluster, source).await {
+    if settings::is_lost(&ctx.client, source).await? {
+        // Nothing can be told in it any more.
+        tracing::warn!(source = %cluster.label, "let go with the namespace of the control plane; its policies stay");
+    } else if let Err(error) = clean(ctx, cluster, source).await {
         if !is_overdue(source) {
             return Err(error);
         }

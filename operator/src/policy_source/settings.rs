@@ -65,6 +65,19 @@ pub async fn gather(
     Ok(check(source, scope))
 }
 
+/// Whether a source goes because the whole namespace of its control plane does.
+pub async fn is_lost(client: &Client, source: &PolicySource) -> Result<bool, ClusterError> {
+    let name = source.namespace().unwrap_or_default();
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = namespaces.get_metadata_opt(&name).await.map_err(ClusterError::read("the namespace"))?;
+    if namespace.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_none()) {
+        return Ok(false);
+    }
+    let meshes: Api<MeshConfig> = Api::all(client.clone());
+    let meshes = meshes.list(&ListParams::default()).await.map_err(ClusterError::read("MeshConfigs"))?;
+    Ok(owner(&meshes.items, &name).is_some())
+}
+
 /// The mesh whose control plane a namespace holds: the oldest of those that say so, as everywhere
 /// ([`crate::control_plane::namespaces`]). A later one takes nothing from it.
 fn owner(meshes: &[MeshConfig], namespace: &str) -> Option<String> {

@@ -22,7 +22,7 @@ use upgrades::Catalogue;
 const VARIABLE: &str = "MESHWRIGHT_TEST_KUBECONFIG";
 pub const OPERATOR_USER: &str = "system:serviceaccount:meshwright-system:meshwright-operator";
 /// Much longer than anything takes; a test that waits so long has failed.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 pub fn kubeconfig() -> PathBuf {
     let path = std::env::var_os(VARIABLE).unwrap_or_else(|| {
@@ -73,9 +73,9 @@ pub fn has_fences() -> bool {
 /// Definitions, namespace, rights and, where the server can have them, fences, as `kubectl apply -k` brings them.
 pub fn prepare() {
     kubectl(&["apply", "-k", "config/crd"]);
-    kubectl(&["wait", "--for=condition=Established", "crd/meshconfigs.meshwright.io", "--timeout=30s"]);
-    kubectl(&["wait", "--for=condition=Established", "crd/policysources.meshwright.io", "--timeout=30s"]);
-    kubectl(&["wait", "--for=condition=Established", "crd/meshupgrades.meshwright.io", "--timeout=30s"]);
+    kubectl(&["wait", "--for=condition=Established", "crd/meshconfigs.meshwright.io", "--timeout=120s"]);
+    kubectl(&["wait", "--for=condition=Established", "crd/policysources.meshwright.io", "--timeout=120s"]);
+    kubectl(&["wait", "--for=condition=Established", "crd/meshupgrades.meshwright.io", "--timeout=120s"]);
     kubectl(&["apply", "-f", "config/operator/namespace.yaml"]);
     kubectl(&["apply", "-k", "config/rbac"]);
     if has_fences() {
@@ -206,11 +206,16 @@ pub async fn default_account(client: &Client, namespace: &str) {
 /// Plays the kubelet, of which this tier has none: every pod that the real Deployments made becomes ready.
 pub async fn make_pods_ready(client: &Client, namespace: &str) {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let now = k8s_openapi::jiff::Timestamp::now().to_string();
     for pod in api.list(&ListParams::default()).await.unwrap() {
-        let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": now});
-        let status = json!({"status": {"phase": "Running", "conditions": [ready]}});
-        // A pod that went away meanwhile needs nothing.
-        let _ = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status)).await;
+        make_ready(&api, &pod.name_any()).await;
     }
+}
+
+/// The same for one pod.
+pub async fn make_ready(pods: &Api<Pod>, name: &str) {
+    let now = k8s_openapi::jiff::Timestamp::now().to_string();
+    let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": now});
+    let status = json!({"status": {"phase": "Running", "conditions": [ready]}});
+    // A pod that went away meanwhile needs nothing.
+    let _ = pods.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await;
 }

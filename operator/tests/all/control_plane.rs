@@ -184,6 +184,7 @@ async fn a_version_that_cannot_be_had_changes_nothing() {
     let scene = Scene::new("t-unknown").await;
     namespace(&scene.client, "t-unknown-shop").await;
     scene.install("0.1.0", &["t-unknown-shop"]).await;
+    scene.wait_labels("t-unknown-shop", Some("t-unknown"), Some("0.1.0")).await;
     let name = labels::controller_name("0.1.0");
     let before = scene.generation(&name).await;
     scene.patch(json!({"version": "9.9.9"})).await;

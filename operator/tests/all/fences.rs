@@ -113,13 +113,20 @@ async fn what_the_operators_rights_would_allow_is_refused_where_the_server_has_f
     });
     default_account(&admin, TENANT).await;
     create(&admin, &format!("/api/v1/namespaces/{TENANT}/pods"), &pod).await.unwrap();
-    let image = async |container: &str| {
+    let image = async |container: &str, how: &str| {
         let body = json!({"spec": {"containers": [{"name": container, "image": "other:2"}]}});
-        let request = Request::patch(format!("/api/v1/namespaces/{TENANT}/pods/app"))
+        let request = Request::patch(format!("/api/v1/namespaces/{TENANT}/pods/app{how}"))
             .header("content-type", "application/strategic-merge-patch+json");
         operator.request::<Value>(request.body(serde_json::to_vec(&body).unwrap()).unwrap()).await
     };
-    let said = image("app").await.unwrap_err().to_string();
+    until("the image of an app to be refused", || async {
+        match image("app", "?dryRun=All").await {
+            Err(error) if error.to_string().contains("the image of a sidecar only") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let said = image("app", "").await.unwrap_err().to_string();
     assert!(said.contains("the image of a sidecar only"), "{said}");
-    image("meshwright-proxy").await.unwrap();
+    image("meshwright-proxy", "").await.unwrap();
 }

@@ -284,6 +284,42 @@ async fn a_platform_source_reaches_the_namespaces_of_its_mesh_only() {
     meshes.delete("gs-platform", &DeleteParams::default()).await.unwrap();
 }
 
+/// Who deletes the control plane's namespace says nothing about policies, whoever goes first, the source or the operator.
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_outlive_the_namespace_of_the_control_plane() {
+    let scene = Scene::new("lost").await;
+    let meshes: Api<MeshConfig> = Api::all(scene.client.clone());
+    let spec = json!({"version": "9.9.9", "namespace": scene.namespace});
+    let mesh = json!({"apiVersion": "meshwright.io/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "gs-lost"}, "spec": spec});
+    meshes.patch("gs-lost", &PatchParams::apply("test").force(), &Patch::Apply(mesh)).await.unwrap();
+    namespace(&scene.client, "gs-lost-shop").await;
+    let namespaces: Api<Namespace> = Api::all(scene.client.clone());
+    let label = Patch::Merge(json!({"metadata": {"labels": {labels::MESH: "gs-lost"}}}));
+    namespaces.patch("gs-lost-shop", &PatchParams::default(), &label).await.unwrap();
+    let commit = scene.tree.commit("one", &[("a.yaml", &target("gs-lost-shop"))]);
+    let url: &Path = &scene.tree.path;
+    scene.source("policies", json!({"git": {"url": url}, "interval": "1s"})).await;
+    scene.in_force(&commit).await;
+    let shop: Api<TrafficTarget> = Api::namespaced(scene.client.clone(), "gs-lost-shop");
+    let before = shop.get("buyer").await.unwrap();
+    namespaces.delete(&scene.namespace, &DeleteParams::default()).await.unwrap();
+    gone(&namespaces, &scene.namespace).await;
+    let after = shop.get_opt("buyer").await.unwrap().expect("the policy stays in force");
+    assert_eq!(after.resource_version(), before.resource_version(), "nobody touched it");
+    meshes.delete("gs-lost", &DeleteParams::default()).await.unwrap();
+    namespaces.delete("gs-lost-shop", &DeleteParams::default()).await.unwrap();
+}
+
+async fn gone(namespaces: &Api<Namespace>, name: &str) {
+    until("the namespace to go", || async {
+        match namespaces.get_opt(name).await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_with_a_source_can_be_deleted() {
     let scene = Scene::new("leaving").await;
@@ -292,11 +328,5 @@ async fn a_namespace_with_a_source_can_be_deleted() {
     scene.in_force(&commit).await;
     let namespaces: Api<Namespace> = Api::all(scene.client.clone());
     namespaces.delete(&scene.namespace, &DeleteParams::default()).await.unwrap();
-    until("the namespace to go", || async {
-        match namespaces.get_opt(&scene.namespace).await {
-            Ok(None) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    gone(&namespaces, &scene.namespace).await;
 }

@@ -224,7 +224,12 @@ async fn the_root_is_rotated_in_steps_that_wait_for_every_holder_and_can_be_abor
     let pods: Api<Pod> = Api::namespaced(scene.client.clone(), SYSTEM);
     let injectors =
         ListParams::default().labels(&format!("{}=injector,{}={MESH}", labels::COMPONENT, labels::MESH));
-    for injector in pods.list(&injectors).await.unwrap() {
+    let injectors = until("the injector's pod", || async {
+        let pods = pods.list(&injectors).await.map_err(|error| error.to_string())?.items;
+        if pods.is_empty() { Err("none yet".to_owned()) } else { Ok(pods) }
+    })
+    .await;
+    for injector in injectors {
         scene.hold(&injector);
     }
     scene.hold(&scene.sidecar("buyer-1").await);

@@ -266,7 +266,13 @@ async fn may_only_write_records(client: &Client) -> std::sync::Arc<Context> {
         (Api::<ClusterRole>::all(client.clone()), Api::<ClusterRoleBinding>::all(client.clone()));
     roles.patch(USER, &apply, &Patch::Apply(&role)).await.unwrap();
     bindings.patch(USER, &apply, &Patch::Apply(&binding)).await.unwrap();
-    context(crate::cluster::client(Some(USER)).await, None)
+    let user = crate::cluster::client(Some(USER)).await;
+    let records: Api<MeshUpgrade> = Api::all(user.clone());
+    until("its rights to count", || async {
+        records.list(&ListParams::default()).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    context(user, None)
 }
 
 #[tokio::test]

@@ -62,14 +62,14 @@ pub fn shell(command: &str) -> String {
     text
 }
 
-/// Waits until `condition` gives something, at most 30 s.
+/// Waits until `condition` gives something, at most two minutes: much longer than anything takes.
 pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(began.elapsed() < Duration::from_secs(30), "waited in vain until {what}");
+        assert!(began.elapsed() < Duration::from_secs(120), "waited in vain until {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }

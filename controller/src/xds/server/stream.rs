@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
+use tokio::sync::mpsc::error::TrySendError;
 use tonic::Status;
 
 use super::{Ads, Failed, Opened, Out, no_request, price};
 use crate::fleet::Connected;
 use crate::metrics::{End, Metrics};
 use crate::snapshots::Feed;
-use crate::xds::body::{NoRequest, Requests};
+use crate::xds::body::{Item, NoRequest, Requests};
 use crate::xds::door::{Account, Inside};
 use crate::xds::pace::Pace;
 use crate::xds::session::{Rejections, Said, Session, Violation};
@@ -235,11 +236,7 @@ impl<'a> Stream<'a> {
                     .inc_by(response.resources.len() as u64);
             }
             self.ads.metrics.bytes.inc_by(prost::Message::encoded_len(&response) as u64);
-            match tokio::time::timeout(self.ads.limits.stuck, self.out.send(Ok(Box::new(response)))).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err((End::Closed, Status::cancelled("closed"))),
-                Err(_) => return Err((End::Stuck, Status::aborted("nothing was read for too long"))),
-            }
+            self.put(Ok(Box::new(response))).await?;
         }
         let mut status = self.connected.status.lock();
         status.in_sync = self.session.in_sync();
@@ -250,5 +247,19 @@ impl<'a> Stream<'a> {
             status.held = self.session.held();
         }
         Ok(())
+    }
+
+    /// Puts a response into the queue: mostly there is room, and no timer is needed.
+    async fn put(&self, item: Item) -> Result<(), Failed> {
+        let closed = || (End::Closed, Status::cancelled("closed"));
+        let item = match self.out.try_send(item) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Closed(_)) => return Err(closed()),
+            Err(TrySendError::Full(item)) => item,
+        };
+        match tokio::time::timeout(self.ads.limits.stuck, self.out.send(item)).await {
+            Ok(sent) => sent.map_err(|_| closed()),
+            Err(_) => Err((End::Stuck, Status::aborted("nothing was read for too long"))),
+        }
     }
 }

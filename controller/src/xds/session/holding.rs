@@ -110,21 +110,34 @@ impl Subscribed {
 /// A version that a client holds, and its content where it is known: after a reconnect the client may hold what this
 /// replica never had.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
-    pub version: Version,
-    pub entry: Option<Entry>,
+pub(super) enum Held {
+    /// What this replica has, or had.
+    Known(Entry),
+    /// What it never had.
+    Foreign(Version),
 }
 
 impl Held {
     /// What it costs to remember it, given what its name costs: nothing where the content is what is served to others too.
     fn cost(&self, name: usize) -> usize {
-        if self.entry.is_some() { 0 } else { name + cost(&self.version) }
+        match self {
+            Self::Known(_) => 0,
+            Self::Foreign(version) => name + cost(version),
+        }
     }
-}
 
-impl From<Entry> for Held {
-    fn from(entry: Entry) -> Self {
-        Self { version: entry.version.clone(), entry: Some(entry) }
+    fn version(&self) -> &Version {
+        match self {
+            Self::Known(entry) => &entry.version,
+            Self::Foreign(version) => version,
+        }
+    }
+
+    fn entry(&self) -> Option<&Entry> {
+        match self {
+            Self::Known(entry) => Some(entry),
+            Self::Foreign(_) => None,
+        }
     }
 }
 
@@ -141,7 +154,7 @@ pub(super) struct Holding {
 impl Holding {
     pub fn version(&self, name: &str) -> Option<&Version> {
         match self.but.get(name) {
-            Some(held) => held.as_ref().map(|held| &held.version),
+            Some(held) => held.as_ref().map(Held::version),
             None => self.base.get(name).map(|entry| &entry.version),
         }
     }
@@ -150,14 +163,14 @@ impl Holding {
     pub fn get(&self, name: &str) -> Option<Held> {
         match self.but.get(name) {
             Some(held) => held.clone(),
-            None => self.base.get(name).map(|entry| Held::from(entry.clone())),
+            None => self.base.get(name).map(|entry| Held::Known(entry.clone())),
         }
     }
 
     /// The content of what is held.
     pub fn entry(&self, name: &str) -> Option<&Entry> {
         match self.but.get(name) {
-            Some(held) => held.as_ref().and_then(|held| held.entry.as_ref()),
+            Some(held) => held.as_ref().and_then(Held::entry),
             None => self.base.get(name),
         }
     }

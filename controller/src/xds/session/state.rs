@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use mesh::{ResourceName, ResourceType};
+use mesh::ResourceType;
 
 use super::holding::{Held, Holding, Subscribed};
 use crate::xds::served::{Entries, Entry, Name, Served, Version};
@@ -231,7 +231,7 @@ impl TypeState {
             self.refused.remove(&name);
             // Unsubscribed while it was on its way: the client has forgotten it.
             if self.wants(&name) {
-                self.held.insert(name, Held::from(entry));
+                self.held.insert(name, Held::Known(entry));
             }
         }
         for name in response.removals {
@@ -285,12 +285,14 @@ impl TypeState {
 
     /// What the client does not hold yet, in any version, and is on its way or must be sent.
     pub fn coming(&self, entries: &Entries, gate: &Gate) -> HashSet<Name> {
-        let sent = self.in_flight.iter().flat_map(|response| &response.upserts).map(|(name, _)| name);
-        let new = |name: &&Name| self.holds(name).is_none() && is_waited_for(name);
+        let new = |name: &Name| self.holds(name).is_none();
+        let sent = self.in_flight.iter().flat_map(|response| &response.upserts);
+        let sent = sent.filter(|(name, entry)| entry.content.waited_for && new(name));
         let waiting = self.dirty.iter().filter(|(name, must)| {
-            new(name) && matches!(self.need(name, **must, entries, gate), Need::Upsert(_))
+            let need = || self.need(name, **must, entries, gate);
+            new(name) && matches!(need(), Need::Upsert(entry) if entry.content.waited_for)
         });
-        sent.filter(new).chain(waiting.map(|(name, _)| name)).cloned().collect()
+        sent.map(|(name, _)| name).chain(waiting.map(|(name, _)| name)).cloned().collect()
     }
 
     /// What the client holds that is not, or may not be, what is served: with its content, where that is known.
@@ -311,10 +313,4 @@ impl TypeState {
     pub fn idle(&self) -> bool {
         self.in_flight.is_empty() && self.dirty.is_empty()
     }
-}
-
-/// Whether what names a cluster waits until the client has acknowledged it. Those of the application are ready as soon
-/// as Envoy has read them: coming after them on the stream is enough, and what closes a port must not wait.
-fn is_waited_for(cluster: &str) -> bool {
-    !matches!(cluster.parse(), Ok(ResourceName::Inbound | ResourceName::InboundHttp2))
 }

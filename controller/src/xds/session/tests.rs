@@ -283,7 +283,7 @@ fn responses_are_cut_and_all_of_them_must_be_acknowledged() {
     let names: Vec<String> = (0..40).map(|n| format!("{n:04}-{}", "x".repeat(4000))).collect();
     let resource = |name: &String| {
         let body = Bytes::from(name.clone());
-        Arc::new(Resource { name: name.clone(), version: "1".to_owned(), body, clusters: Box::default() })
+        Arc::new(Resource { name: name.clone(), version: "1".to_owned(), body, clusters: Arc::default() })
     };
     let all = names.iter().map(|name| ((Cluster, name.as_str().into()), Some(resource(name))));
     let served = Arc::new(Served::first(all.collect(), &mut Pool::default()));

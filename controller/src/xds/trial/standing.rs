@@ -148,6 +148,11 @@ impl Standing {
         }
     }
 
+    /// Whether it is good for everybody, which it then stays.
+    pub fn is_settled(&self) -> bool {
+        self.good == Good::Everybody
+    }
+
     /// A sidecar that was sent it has taken it.
     pub fn accepted(&mut self, account: &Account, now: Instant, patience: Duration) -> Taken {
         // What one of them has taken is not the content's fault when another refuses it.

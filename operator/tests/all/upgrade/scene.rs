@@ -18,7 +18,8 @@ use operator::upgrade::{self, Sidecars};
 use serde_json::{Value, json};
 
 use crate::cluster::{
-    OPERATOR_USER, context, control_plane_namespace, make_pods_ready, namespace, until, with_operator,
+    OPERATOR_USER, context, control_plane_namespace, make_pods_ready, make_ready, namespace, until,
+    with_operator,
 };
 
 /// Every sidecar is connected and in sync.
@@ -210,10 +211,14 @@ impl Scene {
             for pod in self.pods(namespace).await {
                 if !pod.labels().contains_key(labels::REVISION) {
                     let patch = Patch::Merge(json!({"metadata": {"labels": {labels::REVISION: revision}}}));
-                    let _ = api.patch(&pod.name_any(), &PatchParams::default(), &patch).await;
+                    // One that went away meanwhile needs nothing.
+                    if api.patch(&pod.name_any(), &PatchParams::default(), &patch).await.is_err() {
+                        continue;
+                    }
                 }
+                // Only those that an injector has seen: another may have been made since.
+                make_ready(&api, &pod.name_any()).await;
             }
-            make_pods_ready(&self.client, namespace).await;
         }
     }
 

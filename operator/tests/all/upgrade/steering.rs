@@ -100,10 +100,12 @@ async fn a_person_approves_and_pauses_and_each_wave_is_watched_before_the_next()
             scene.status().await.phase == Some(UpgradePhase::Paused)
         })
         .await;
-    for _ in 0..3 {
-        scene.pass().await;
-        scene.play().await;
-    }
+    scene
+        .pass_until("what was begun to end", async |scene| {
+            let (first, second) = (scene.ready(&b, "web").await, scene.ready(&a, "web").await);
+            first == whole && second.values().sum::<usize>() == 2
+        })
+        .await;
     scene.stands_still().await;
     scene.steer(json!({"paused": false})).await;
     scene.run(UpgradePhase::Complete, async |_| {}).await;

@@ -31,7 +31,9 @@ fn pods(cluster: &Cluster, component: &str) -> Vec<Value> {
     let selector = format!("{COMPONENT}={component}");
     until(format!("two pods of the {component}"), 2 * MINUTE, || {
         let pods = cluster.list(&["pods", "-n", SYSTEM, "-l", &selector])?;
-        Ok((pods.len() == 2 && pods.iter().all(ready)).then_some(pods))
+        // One that was just evicted is still ready, and there is none yet in its place.
+        let stays = |pod: &Value| ready(pod) && pod["metadata"]["deletionTimestamp"].is_null();
+        Ok((pods.len() == 2 && pods.iter().all(stays)).then_some(pods))
     })
     .unwrap()
 }

@@ -76,7 +76,8 @@ fn refused_commit(story: &Story, clone: &Clone, file: &str, content: &str) -> Va
     let object = until("the commit to be refused", MINUTE, || {
         let object = source()?;
         let attempted = object["status"]["attempted"]["commit"] == commit.as_str();
-        let refused = condition(&object, "Ready").is_some_and(|ready| ready["status"] == "False");
+        // Not "Ready is False": that is also so while the commit is still being looked at.
+        let refused = condition(&object, "Stalled").is_some_and(|stalled| stalled["status"] == "True");
         Ok((attempted && refused).then_some(object))
     })
     .unwrap();

@@ -73,9 +73,12 @@ fn source(cluster: &Cluster) -> anyhow::Result<Value> {
     cluster.get(&["policysource", "-n", "bookstore", "company"])
 }
 
+/// The operator's pods, without those of before that are about to go.
 fn operators(cluster: &Cluster) -> Vec<Value> {
     let selector = "app.kubernetes.io/component=operator";
-    cluster.list(&["pods", "-n", SYSTEM, "-l", selector]).unwrap()
+    let mut pods = cluster.list(&["pods", "-n", SYSTEM, "-l", selector]).unwrap();
+    pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    pods
 }
 
 fn says(cluster: &Cluster, word: &str) {

@@ -29,7 +29,7 @@ fn backup(cluster: &Cluster) -> PathBuf {
 /// The namespace does not go: its source waits for the operator, which went with it.
 fn lose(cluster: &Cluster) {
     output(cluster.kubectl().args(["delete", "namespace", SYSTEM, "--wait=false"])).unwrap();
-    until("every pod of the namespace to be gone", 2 * MINUTE, || {
+    until("every pod of the namespace to be gone", 5 * MINUTE, || {
         Ok(cluster.list(&["pods", "-n", SYSTEM])?.is_empty().then_some(()))
     })
     .unwrap();

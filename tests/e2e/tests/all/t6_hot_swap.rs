@@ -156,7 +156,7 @@ fn the_old_sidecars_serve_while_the_new_image_is_missing() {
     story.cluster.ctr(&["images", "tag", "--force", IMAGE, ASIDE]).unwrap();
     story.cluster.ctr(&["images", "rm", "--sync", IMAGE]).unwrap();
     story.cluster.patch(&["meshconfig", MESH], &json!({"spec": {"version": "0.2.0"}})).unwrap();
-    let said = until("the upgrade to say which sidecar cannot be swapped", 3 * MINUTE, || {
+    let said = until("the upgrade to say which sidecar cannot be swapped", 6 * MINUTE, || {
         let mesh = story.cluster.get(&["meshconfig", MESH])?;
         let Some(upgrade) = mesh["status"]["upgrade"].as_str() else { return Ok(None) };
         let upgrade = story.cluster.get(&["meshupgrade", upgrade])?;

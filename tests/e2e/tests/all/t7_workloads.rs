@@ -124,10 +124,20 @@ fn members_of_a_stateful_set_are_called_by_their_names_and_heal() {
         })
         .unwrap();
     }
-    // Through its own sidecar, out and in again.
-    let itself = statuses(cluster, "bookstore", "member-0", "idle", &url("member-0"));
-    assert_eq!(itself, json!({"200": 1}), "a pod that calls itself by its name");
-    assert_eq!(story.call("bookthief", &url("member-0"), &[]).unwrap()["statuses"], json!({"403": 1}));
+    // Through its own sidecar, out and in again. Each sidecar hears of the members in its own time.
+    until("a pod to reach itself by its name", MINUTE, || {
+        let itself = statuses(cluster, "bookstore", "member-0", "idle", &url("member-0"));
+        anyhow::ensure!(itself == json!({"200": 1}), "{itself}");
+        Ok(Some(()))
+    })
+    .unwrap();
+    until("the thief to be refused by name", MINUTE, || {
+        let refused = story.call("bookthief", &url("member-0"), &[])?["statuses"].clone();
+        assert!(refused["200"].is_null(), "the thief gets in: {refused}");
+        anyhow::ensure!(refused == json!({"403": 1}), "{refused}");
+        Ok(Some(()))
+    })
+    .unwrap();
 
     // Both are killed as if the machine were short of memory; kubelet starts each again.
     for name in ["store", "meshwright-proxy"] {

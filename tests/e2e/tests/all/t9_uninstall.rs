@@ -54,7 +54,7 @@ fn uninstall_then_kustomize_does_the_same_as_the_cli() {
     // Twice, as the README says: the second time the API server knows the kinds of the first.
     let apply = || output(cluster.kubectl().args(["apply", "-k"]).arg(root().join("config/default")));
     until("kubectl apply -k", Duration::from_secs(60), || apply().map(Some)).unwrap();
-    until("the MeshConfig to be ready", Duration::from_secs(240), || {
+    until("the MeshConfig to be ready", Duration::from_secs(480), || {
         let meshes = cluster.list(&["meshconfigs"])?;
         let ready = |mesh| condition(mesh, "Ready").is_some_and(|ready| ready["status"] == "True");
         Ok((!meshes.is_empty() && meshes.iter().all(ready)).then_some(()))

@@ -28,7 +28,9 @@ fn chart(story: &Story, arguments: &[&str]) -> Command {
     command
 }
 
+/// How many operators there shall be and are, once those of before are gone: Helm waits for the new ones only.
 fn operators(story: &Story) -> (i64, i64) {
+    story.cluster.rolled_out(SYSTEM, "meshwright-operator", 3 * MINUTE).unwrap();
     let deployment = story.cluster.get(&["deployment", "-n", SYSTEM, "meshwright-operator"]).unwrap();
     let number = |value: &serde_json::Value| value.as_i64().unwrap_or_default();
     (number(&deployment["spec"]["replicas"]), number(&deployment["status"]["readyReplicas"]))
@@ -91,10 +93,15 @@ fn the_chart_installs_changes_goes_back_and_leaves_what_it_must() {
     output(story.cluster.kubectl().args(["delete", "meshconfig", MESH, "--timeout=120s"])).unwrap();
     stream(&mut helm(&story, &["uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "3m"]))
         .unwrap();
-    let left = output(story.cluster.kubectl().args(["get", "clusterroles,deployments", "-A", "-o", "name"]))
-        .unwrap();
-    let ours: Vec<_> = left.lines().filter(|line| line.contains("meshwright")).collect();
-    assert_eq!(ours, Vec::<&str>::new());
+    // What belonged to the mesh is Kubernetes' garbage, which it collects in its own time.
+    until("nothing of ours to be left", MINUTE, || {
+        let kinds = ["get", "clusterroles,deployments", "-A", "-o", "name"];
+        let left = output(story.cluster.kubectl().args(kinds))?;
+        let ours: Vec<_> = left.lines().filter(|line| line.contains("meshwright")).collect();
+        anyhow::ensure!(ours.is_empty(), "{ours:?}");
+        Ok(Some(()))
+    })
+    .unwrap();
     let kept = output(story.cluster.kubectl().args(["get", "crd", "-o", "name"])).unwrap();
     assert!(
         kept.contains("traffictargets.access.smi-spec.io"),

@@ -41,10 +41,10 @@ impl TypeState {
         }
         for (name, version) in &request.initial_resource_versions {
             if self.wants(name) {
-                let foreign = || Held { version: Version::from(version.as_str()), entry: None };
+                let foreign = || Held::Foreign(Version::from(version.as_str()));
                 let (name, held) = match entries.get_key_value(name.as_str()) {
                     Some((name, entry)) if *entry.version == **version => {
-                        (name.clone(), Held::from(entry.clone()))
+                        (name.clone(), Held::Known(entry.clone()))
                     }
                     Some((name, _)) => (name.clone(), foreign()),
                     None => (Name::from(name.as_str()), foreign()),
