@@ -165,8 +165,8 @@ impl Mesh {
         let space = self.spaces.entry(namespace.to_owned()).or_default();
         let weights = self.weights.entry(namespace.to_owned()).or_default();
         let moves = weights.set_slice(space, name, part.as_ref());
-        let (lied, mut what) = (space.is_lying(name), space.set_slice(namespace, name, part));
-        what.extend((lied || space.is_lying(name) || !moves.is_empty()).then_some(What::Problems));
+        let mut what = space.set_slice(namespace, name, part);
+        what.extend((!moves.is_empty()).then_some(What::Problems));
         what.extend(moves.into_iter().flat_map(|(name, part)| space.set_service(namespace, &name, part)));
         what
     }

@@ -67,6 +67,19 @@ impl ResourceName {
     }
 }
 
+/// Whether a text, if it is a name, is that of a port of a service, as [`ResourceName::service`] says, without reading it:
+/// every new content of every resource is asked.
+#[must_use]
+pub fn is_of_a_service(name: &str) -> bool {
+    name.starts_with("out|")
+}
+
+/// Whether a name is that of a cluster of the application: [`ResourceName::Inbound`] or [`ResourceName::InboundHttp2`].
+#[must_use]
+pub fn is_of_the_application(name: &str) -> bool {
+    matches!(name, "inbound" | "inbound-h2")
+}
+
 impl fmt::Display for ResourceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -194,7 +207,11 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(name in name()) {
-            prop_assert_eq!(name.to_string().parse(), Ok(name));
+            let text = name.to_string();
+            prop_assert_eq!(is_of_a_service(&text), name.service().is_some());
+            let application = matches!(name, ResourceName::Inbound | ResourceName::InboundHttp2);
+            prop_assert_eq!(is_of_the_application(&text), application);
+            prop_assert_eq!(text.parse(), Ok(name));
         }
 
         #[test]

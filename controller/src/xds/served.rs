@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh::{Delta, ResourceName, ResourceType};
+use mesh::resource_name::{is_of_a_service, is_of_the_application};
+use mesh::{Delta, ResourceType};
 
 use super::trial::Trial;
 
@@ -54,34 +55,20 @@ impl Way {
     /// The way of resources of a type and name.
     #[must_use]
     pub fn of(kind: ResourceType, name: &str) -> Self {
-        match kind {
-            ResourceType::Endpoint => Self::AtOnce,
-            ResourceType::Cluster | ResourceType::Listener | ResourceType::Route => {
-                Self::of_parsed(name.parse().ok().as_ref())
-            }
-        }
-    }
-
-    fn of_parsed(name: Option<&ResourceName>) -> Self {
-        match name.and_then(ResourceName::service) {
-            Some(_) => Self::CanariesFirst,
-            None => Self::AtOnce,
+        if kind != ResourceType::Endpoint && is_of_a_service(name) {
+            Self::CanariesFirst
+        } else {
+            Self::AtOnce
         }
     }
 }
 
 impl Content {
     fn new(kind: ResourceType, name: &str, clusters: Arc<[Arc<str>]>) -> Self {
-        let trial = Trial::default();
-        if kind == ResourceType::Endpoint {
-            return Self { way: Way::AtOnce, waited_for: false, clusters, trial };
-        }
-        let name = name.parse().ok();
         // The application's are ready as soon as Envoy has read them: coming after them on the stream is enough, and what
         // closes a port must not wait.
-        let of_the_application = matches!(name, Some(ResourceName::Inbound | ResourceName::InboundHttp2));
-        let waited_for = kind == ResourceType::Cluster && !of_the_application;
-        Self { way: Way::of_parsed(name.as_ref()), waited_for, clusters, trial }
+        let waited_for = kind == ResourceType::Cluster && !is_of_the_application(name);
+        Self { way: Way::of(kind, name), waited_for, clusters, trial: Trial::default() }
     }
 }
 

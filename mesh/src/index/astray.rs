@@ -59,8 +59,8 @@ impl Space {
     }
 
     /// Whether a slice has a lie in it.
-    pub(super) fn is_lying(&self, slice: &str) -> bool {
-        self.slices.get(slice).is_some_and(|slice| self.lies(slice).next().is_some())
+    pub(super) fn is_lying(&self, slice: &SlicePart) -> bool {
+        self.lies(slice).next().is_some()
     }
 }
 

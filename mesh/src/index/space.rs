@@ -272,48 +272,65 @@ impl Space {
         name: &str,
         part: Option<SlicePart>,
     ) -> BTreeSet<What> {
-        if self.slices.get(name) == part.as_ref() {
+        let old = self.slices.get(name);
+        if old == part.as_ref() {
             return BTreeSet::new();
         }
-        let same = part.as_ref().is_some_and(|part| self.says_the_same(name, part));
-        let mut services = self.take_slice(name);
-        if let Some(part) = part {
-            services.insert(part.service.clone());
-            if self.lists(&part.service) {
-                self.listing.add(name, &part);
-            }
-            self.slices_of.entry(part.service.clone()).or_default().insert(name.to_owned());
-            self.slices.insert(name.to_owned(), part);
-        }
+        let same = old.zip(part.as_ref()).is_some_and(|(old, new)| self.says_the_same(old, new));
+        let lies = [old, part.as_ref()].into_iter().flatten().any(|slice| self.is_lying(slice));
+        let services: BTreeSet<_> =
+            [old, part.as_ref()].into_iter().flatten().map(|slice| slice.service.clone()).collect();
+        self.put_slice(name, part);
         let services = services.into_iter().filter(|service| !same && !service.is_empty());
-        services.flat_map(|service| self.slice_changed(namespace, service)).collect()
+        let what = services.flat_map(|service| self.slice_changed(namespace, service));
+        what.chain(lies.then_some(What::Problems)).collect()
     }
 
-    /// Forgets a slice; returns its service.
-    fn take_slice(&mut self, name: &str) -> BTreeSet<String> {
-        let Some(old) = self.slices.remove(name) else { return BTreeSet::new() };
-        self.listing.remove(name, &old);
-        if let Some(slices) = self.slices_of.get_mut(&old.service) {
+    /// Replaces a slice, and says where it and the one before it lead.
+    fn put_slice(&mut self, name: &str, part: Option<SlicePart>) {
+        let service = part.as_ref().map(|part| part.service.clone());
+        if let Some(old) = self.slices.get(name).filter(|old| self.lists(&old.service)) {
+            self.listing.remove(name, old);
+        }
+        if let Some(new) = part.as_ref().filter(|new| self.lists(&new.service)) {
+            self.listing.add(name, new);
+        }
+        let old = match part {
+            Some(part) => self.slices.insert(name.to_owned(), part),
+            None => self.slices.remove(name),
+        };
+        let old = old.map(|old| old.service);
+        if old == service {
+            return;
+        }
+        if let Some(old) = old
+            && let Some(slices) = self.slices_of.get_mut(&old)
+        {
             slices.remove(name);
             if slices.is_empty() {
-                self.slices_of.remove(&old.service);
+                self.slices_of.remove(&old);
             }
         }
-        BTreeSet::from([old.service])
+        if let Some(service) = service {
+            self.slices_of.entry(service).or_default().insert(name.to_owned());
+        }
     }
 
     /// Whether callers see a slice as the one before it, whatever it says of its pods: they say it themselves.
-    fn says_the_same(&self, name: &str, new: &SlicePart) -> bool {
-        let Some(old) = self.slices.get(name) else { return false };
-        let judged = |slice: &SlicePart| -> BTreeSet<(IpAddr, String, Option<bool>)> {
-            let endpoints = slice.endpoints.iter().map(|one| {
-                let takes_calls = self.pod_of(one).map(|(_, pod)| slice.takes_calls(one, pod));
-                (one.address, one.pod.clone(), takes_calls)
-            });
-            endpoints.collect()
+    fn says_the_same(&self, old: &SlicePart, new: &SlicePart) -> bool {
+        if (&old.service, &old.ports, &old.addresses) != (&new.service, &new.ports, &new.addresses) {
+            return false;
+        }
+        let judged = |slice: &SlicePart, one: &EndpointPart| {
+            self.pod_of(one).map(|(_, pod)| slice.takes_calls(one, pod))
         };
-        (&old.service, &old.ports, &old.addresses) == (&new.service, &new.ports, &new.addresses)
-            && judged(old) == judged(new)
+        // They are in order. What differs in more than a word or a uid, or in how often it says so, is not the same.
+        old.endpoints.len() == new.endpoints.len()
+            && old.endpoints.iter().zip(&new.endpoints).all(|(before, after)| {
+                (before.address, &before.pod) == (after.address, &after.pod)
+                    && (before == after && old.author == new.author
+                        || judged(old, before) == judged(new, after))
+            })
     }
 
     /// A headless service is dialed by what its slices say, and one without a selector leads to it.

@@ -1,6 +1,5 @@
 //! Which clusters a message names: they must be in place before it, and stay for as long as it does.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -16,20 +15,26 @@ pub(super) trait References {
     fn clusters(&self, _found: &mut Clusters) {}
 }
 
-/// Names of clusters, each once.
+/// Names of clusters.
 #[derive(Default)]
-pub(super) struct Clusters(BTreeSet<String>);
+pub(super) struct Clusters(Vec<Arc<str>>);
 
 impl Clusters {
-    /// Most of what a message names it names more than once.
+    /// What a message names it mostly names several times in a row.
     fn add(&mut self, name: &str) {
-        if !self.0.contains(name) {
-            self.0.insert(name.to_owned());
+        if self.0.last().is_none_or(|last| **last != *name) {
+            self.0.push(name.into());
         }
     }
 
-    pub(super) fn shared(self) -> Arc<[Arc<str>]> {
-        self.0.into_iter().map(Into::into).collect()
+    /// Each once, in order.
+    pub(super) fn shared(mut self) -> Arc<[Arc<str>]> {
+        if self.0.is_empty() {
+            return Arc::default();
+        }
+        self.0.sort_unstable();
+        self.0.dedup();
+        self.0.into()
     }
 }
 

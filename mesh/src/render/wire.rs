@@ -25,17 +25,17 @@ impl Resources {
         name: &ResourceName,
         message: &M,
     ) {
-        let name = name.to_string();
         let content = any(message);
         let digest = Sha256::digest(&content.value);
         let version = hex::encode(digest.get(..12).unwrap_or(&digest));
         let resource = discovery::Resource {
-            name: name.clone(),
-            version: version.clone(),
+            name: name.to_string(),
+            version,
             resource: Some(content),
             ..Default::default()
         };
         let body = resource.encode_to_vec().into();
+        let discovery::Resource { name, version, .. } = resource;
         let mut clusters = Clusters::default();
         message.clusters(&mut clusters);
         let resource = Resource { name: name.clone(), version, body, clusters: clusters.shared() };

@@ -253,20 +253,26 @@ async fn suspend_and_prune_are_honoured() {
     assert_eq!(vanished.labels()[labels::SOURCE], "gs-switches.policies");
 }
 
+/// A mesh whose control plane is in the scene's namespace, and of the same name, with one member.
+async fn mesh_in(scene: &Scene, member: &str) -> Api<MeshConfig> {
+    let name = &scene.namespace;
+    let meshes: Api<MeshConfig> = Api::all(scene.client.clone());
+    // A release that nobody knows: the control plane is not what is tested.
+    let spec = json!({"version": "9.9.9", "namespace": name});
+    let mesh = json!({"apiVersion": "meshwright.io/v1alpha1", "kind": "MeshConfig", "metadata": {"name": name}, "spec": spec});
+    meshes.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(mesh)).await.unwrap();
+    namespace(&scene.client, member).await;
+    let label = Patch::Merge(json!({"metadata": {"labels": {labels::MESH: name}}}));
+    let namespaces: Api<Namespace> = Api::all(scene.client.clone());
+    namespaces.patch(member, &PatchParams::default(), &label).await.unwrap();
+    meshes
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_platform_source_reaches_the_namespaces_of_its_mesh_only() {
     let scene = Scene::new("platform").await;
-    let meshes: Api<MeshConfig> = Api::all(scene.client.clone());
-    // A release that nobody knows: the control plane is not what this test is about.
-    let spec = json!({"version": "9.9.9", "namespace": scene.namespace});
-    let mesh = json!({"apiVersion": "meshwright.io/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "gs-platform"}, "spec": spec});
-    meshes.patch("gs-platform", &PatchParams::apply("test").force(), &Patch::Apply(mesh)).await.unwrap();
-    for name in ["gs-inside", "gs-outside"] {
-        namespace(&scene.client, name).await;
-    }
-    let namespaces: Api<Namespace> = Api::all(scene.client.clone());
-    let label = Patch::Merge(json!({"metadata": {"labels": {labels::MESH: "gs-platform"}}}));
-    namespaces.patch("gs-inside", &PatchParams::default(), &label).await.unwrap();
+    let meshes = mesh_in(&scene, "gs-inside").await;
+    namespace(&scene.client, "gs-outside").await;
     let bad =
         scene.tree.commit("one", &[("a.yaml", &target("gs-inside")), ("b.yaml", &target("gs-outside"))]);
     // A control plane's namespace may use the operator's own file system.
@@ -288,14 +294,8 @@ async fn a_platform_source_reaches_the_namespaces_of_its_mesh_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn policies_outlive_the_namespace_of_the_control_plane() {
     let scene = Scene::new("lost").await;
-    let meshes: Api<MeshConfig> = Api::all(scene.client.clone());
-    let spec = json!({"version": "9.9.9", "namespace": scene.namespace});
-    let mesh = json!({"apiVersion": "meshwright.io/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "gs-lost"}, "spec": spec});
-    meshes.patch("gs-lost", &PatchParams::apply("test").force(), &Patch::Apply(mesh)).await.unwrap();
-    namespace(&scene.client, "gs-lost-shop").await;
+    let meshes = mesh_in(&scene, "gs-lost-shop").await;
     let namespaces: Api<Namespace> = Api::all(scene.client.clone());
-    let label = Patch::Merge(json!({"metadata": {"labels": {labels::MESH: "gs-lost"}}}));
-    namespaces.patch("gs-lost-shop", &PatchParams::default(), &label).await.unwrap();
     let commit = scene.tree.commit("one", &[("a.yaml", &target("gs-lost-shop"))]);
     let url: &Path = &scene.tree.path;
     scene.source("policies", json!({"git": {"url": url}, "interval": "1s"})).await;
